@@ -1,0 +1,26 @@
+"""What is the user's to mend, and how the commands end.
+
+Exit status 2: the user gave something that cannot be used. Exit status 1: something broke.
+"""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave. The message names the file or setting, what was expected, what was found, and the way out."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command's `main` and end the process as the contract says: no traceback for a user's mistake, exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `... | head`
+        sys.stderr.close()
+        sys.exit(1)

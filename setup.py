@@ -1,0 +1,35 @@
+"""Packages trainer and data_tools. The tested set of versions is in constraints.txt; the ranges here suit GPU labs too."""
+
+from setuptools import setup
+
+setup(
+    name="xpt",
+    version="0.1.0",
+    description="Cross-lingual post-training of English encoders into Korean ones, at scale",
+    license="Apache-2.0",
+    packages=["trainer", "data_tools"],
+    package_data={"data_tools": ["*.tsv"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6",
+        "deepspeed==0.19.8",  # trainer/engine.py reads private attributes of exactly this version
+        "transformers>=5.0,<6",
+        "tokenizers",
+        "sentencepiece>=0.2",
+        "datasets>=4",
+        "mpi4py>=4",
+        "tensorboard>=2.18",
+        "scikit-learn>=1.5",
+        "gensim>=4.3",
+        "safetensors>=0.5",
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "numpy>=1.26",
+        "tqdm>=4.66",
+        "xxhash>=3",
+        "matplotlib>=3.8",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "types-PyYAML"],
+    },
+)

@@ -1,0 +1,1 @@
+"""Cross-lingual post-training of encoders and their evaluation on KLUE-RE."""
