@@ -1,0 +1,172 @@
+"""Stage changes under ZeRO-2, against plain single-process PyTorch: the claim that the project exists for."""
+
+import gc
+import json
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
+from tests.distributed import run_on_ranks
+from trainer.architecture import architecture_of
+from trainer.blocks import MaskedBatch
+from trainer.checkpoint import Checkpoint
+from trainer.recipe import Optimizer, Recipe, Stage
+from trainer.stages import split_parts, trainable
+from trainer.state import TrainState, save, save_seed
+
+VOCAB, LENGTH, BATCH = 48, 12, 8
+SHAPE = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
+OPTIMIZER = Optimizer(weight_decay=0.1, gradient_clipping=0.5, eps=1e-6)
+TWO_STAGES = [["embeddings", "itl", "head"], ["all"]]
+REFREEZE = [["embeddings", "itl"], ["encoder[1:]", "head"], ["encoder", "itl"]]
+
+
+def make_model(kind: str) -> torch.nn.Module:
+    torch.manual_seed(1)
+    if kind == "bert":
+        return BertForMaskedLM(BertConfig(**SHAPE, max_position_embeddings=32))
+    return RobertaForMaskedLM(RobertaConfig(**SHAPE, max_position_embeddings=34, pad_token_id=1))
+
+
+def make_recipe(stages: list[list[str]], steps: int) -> Recipe:
+    rows = [Stage(name=f"s{i}", train=tuple(t), steps=steps, learning_rate=3e-3, schedule="constant") for i, t in enumerate(stages)]
+    return Recipe(name="t", seed_model="x", corpus="x", output_dir="x", global_batch_size=BATCH, sequence_length=LENGTH,
+                  optimizer=OPTIMIZER, stages=tuple(rows))  # fmt: skip
+
+
+def global_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and labels (BATCH, LENGTH); -100 where nothing is asked. Rows differ much in how many positions they select."""
+    rng = np.random.default_rng(step)
+    tokens, labels = rng.integers(5, VOCAB, (BATCH, LENGTH)), rng.integers(5, VOCAB, (BATCH, LENGTH))
+    chosen = rng.random((BATCH, LENGTH)) < np.linspace(0.05, 0.6, BATCH)[:, None]
+    return torch.from_numpy(tokens), torch.from_numpy(np.where(chosen, labels, -100))
+
+
+def part(tokens: torch.Tensor, labels: torch.Tensor, rows: slice) -> MaskedBatch:
+    flat = labels[rows].reshape(-1)
+    selected = torch.nonzero(flat != -100).reshape(-1)
+    return MaskedBatch(tokens[rows], selected, flat[selected])
+
+
+def reference(kind: str, stages: list[list[str]], steps: int) -> dict[str, torch.Tensor]:
+    """The same training in plain PyTorch: whole batches, one AdamW per stage, moments carried by hand."""
+    model = make_model(kind).eval()  # no dropout
+    parameters = dict(model.named_parameters())
+    recipe = make_recipe(stages, steps)
+    parts = split_parts(parameters, architecture_of(model.config), 4, "both")
+    memory: dict[str, dict[str, torch.Tensor]] = {}
+    number = 0
+    for stage in recipe.stages:
+        train = trainable(stage, parts)
+        for name, p in parameters.items():
+            p.requires_grad_(name in train)
+        groups = [{"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0} for name, p in parameters.items() if name in train]
+        adamw = torch.optim.AdamW(groups, lr=3e-3, betas=(OPTIMIZER.beta1, OPTIMIZER.beta2), eps=OPTIMIZER.eps)
+        for name in train & set(memory):
+            adamw.state[parameters[name]] = memory[name]
+        for _ in range(steps):
+            tokens, labels = global_batch(number)
+            positions = torch.arange(LENGTH)[None] + (2 if kind == "roberta" else 0)
+            logits = model(input_ids=tokens, position_ids=positions).logits
+            functional.cross_entropy(logits.reshape(-1, VOCAB), labels.reshape(-1)).backward()
+            torch.nn.utils.clip_grad_norm_([parameters[name] for name in train], OPTIMIZER.gradient_clipping)
+            adamw.step()
+            adamw.zero_grad()
+            number += 1
+        memory |= {name: adamw.state[parameters[name]] for name in train}
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+def write_ds_config(folder: Path, micro: int, precision: str) -> Path:
+    path = folder / f"ds-{micro}-{precision}.json"
+    zero = {"stage": 2, "reduce_bucket_size": 10000, "allgather_bucket_size": 10000}
+    config = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": zero}
+    if precision == "bf16":
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    path.write_text(json.dumps(config))
+    return path
+
+
+def run_stages(run: Path, ds_config: Path, stages: list[list[str]], steps: int) -> None:
+    """On every rank: the stages from the newest checkpoint of `run` on, one checkpoint after each."""
+    from trainer import engine as engines
+    from trainer.checkpoint import newest
+    from trainer.ranks import Ranks
+
+    engines.start()
+    ranks, recipe, config = Ranks.current(), make_recipe(stages, steps), engines.DeepSpeedConfig.load(ds_config)
+    checkpoint, _ = newest(run)
+    assert checkpoint is not None
+    state = TrainState.of(checkpoint)
+    parts = split_parts(checkpoint.shapes, architecture_of(checkpoint.state["model_config"]), 4, "both")
+    while (index := recipe.stage_at(state.step)[0]) < len(stages):
+        train = trainable(recipe.stages[index], parts)
+        engine = engines.StageEngine(checkpoint, train, config, OPTIMIZER, 0.0, BATCH, ranks.device)
+        for _ in range(steps):
+            engine.set_learning_rate(3e-3)
+            tokens, labels = global_batch(state.step)
+            micro = config.micro_batch
+            for a in range(engine.accumulation):
+                first = (a * ranks.world_size + ranks.rank) * micro
+                engine.backward(part(tokens, labels, slice(first, first + micro)), int((labels != -100).sum()))
+            assert not engine.skipped
+            state.step += 1
+        engine.check_trainable(train)
+        engine.check_frozen()
+        checkpoint = save(run, recipe, state, engine, checkpoint, ranks)
+        gone = weakref.ref(engine._zero)
+        engine.close()
+        del engine
+        gc.collect()
+        assert gone() is None, "the old engine is still alive after the stage change"
+
+
+def start_run(folder: Path, kind: str, stages: list[list[str]], steps: int) -> Path:
+    save_seed(folder, make_recipe(stages, steps), "fingerprint", make_model(kind), {})
+    return folder
+
+
+def final(run: Path) -> dict[str, torch.Tensor]:
+    from trainer.checkpoint import newest
+
+    checkpoint, problems = newest(run)
+    assert checkpoint is not None and not problems
+    return {name: value.clone() for name, value, _ in checkpoint.entries(checkpoint.parameters)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "world_size", "micro", "stages"),
+    [("roberta", 1, 8, REFREEZE), ("bert", 2, 4, TWO_STAGES), ("roberta", 2, 1, REFREEZE), ("bert", 4, 1, TWO_STAGES)],
+)
+def test_stages_equal_plain_adamw(tmp_path: Path, kind: str, world_size: int, micro: int, stages: list[list[str]]) -> None:
+    run = start_run(tmp_path / "run", kind, stages, 8)
+    run_on_ranks(run_stages, world_size, tmp_path, run, write_ds_config(tmp_path, micro, "fp32"), stages, 8)
+    expected, found = reference(kind, stages, 8), final(run)
+    assert set(found) == set(expected)
+    start = dict(make_model(kind).named_parameters())
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() < 1e-5, name
+    moved = [name for name in expected if (expected[name] - start[name]).abs().max() > 1e-3]
+    assert len(moved) > 0.9 * len(expected)
+
+
+def test_bf16_leaves_frozen_weights_alone(tmp_path: Path) -> None:
+    stages = [["embeddings", "itl"], ["all"]]
+    run = start_run(tmp_path / "run", "bert", stages, 3)
+    run_on_ranks(run_stages, 2, tmp_path, run, write_ds_config(tmp_path, 4, "bf16"), stages, 3)
+    seed = dict(make_model("bert").named_parameters())
+    parts = split_parts(seed, architecture_of({"model_type": "bert"}), 4, "both")
+    after_first = Checkpoint.open(run / "checkpoints" / "step-3")
+    for name, value, moments in after_first.entries(seed):
+        if name in trainable(make_recipe(stages, 3).stages[0], parts):
+            assert moments is not None and after_first.parameters[name]["adam_step"] == 3
+        else:
+            assert torch.equal(value, seed[name]) and moments is None, name
+    encoder = Checkpoint.open(run / "checkpoints" / "step-6").adam_steps
+    assert {encoder[name] for layer in parts.layers for name in layer} == {3}
+    assert {encoder[name] for name in (*parts.embeddings, *parts.itl)} == {6}

@@ -1,0 +1,230 @@
+"""The portable state of a run: safetensors and JSON, keyed by parameter name, the same for any number of ranks.
+
+    RUN/checkpoints/step-N/
+        weights-R.safetensors   fp32 values of the parameters that rank R was the owner of, whole, under their own names
+        moments-R.safetensors   NAME.exp_avg, NAME.exp_avg_sq of the same
+        weights-frozen.safetensors, moments-frozen.safetensors   what did not train in this stage (hard links within a stage)
+        state.json              step, recipe, corpus, model configuration; per parameter: shape, file, Adam step
+        complete.json           size and XXH3-128 of every file above; written last
+
+A checkpoint is written to step-N.partial and renamed. No pickle anywhere.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+
+from data_tools.errors import UserError
+
+FORMAT = 1
+Moments = tuple[torch.Tensor, torch.Tensor]
+Entry = tuple[str, torch.Tensor, Moments | None]
+"""A parameter's name, fp32 value and, if it ever trained, Adam moments (exp_avg, exp_avg_sq)."""
+
+
+class _TensorWriter:
+    """Writes one safetensors file tensor by tensor, so that no rank needs room for all of them; hashes as it writes."""
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        header, offset = {}, 0
+        for name, shape in shapes.items():
+            size = 4 * int(np.prod(shape))
+            header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
+            offset += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)  # the format wants the data aligned
+        self.path, self._shapes, self._size, self._hash = path, iter(shapes.items()), 0, xxhash.xxh3_128()
+        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115
+        self._put(memoryview(len(text).to_bytes(8, "little") + text))
+
+    def _put(self, data: memoryview) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._size += data.nbytes
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """The next tensor of `shapes`."""
+        name, shape = next(self._shapes)
+        assert tuple(tensor.shape) == tuple(shape) and tensor.dtype == torch.float32, name
+        self._put(memoryview(tensor.detach().cpu().contiguous().numpy().reshape(-1)).cast("B"))  # type: ignore[arg-type]
+
+    def close(self) -> dict[str, Any]:
+        """Flush to disk; returns the file's size and checksum."""
+        assert next(self._shapes, None) is None, f"{self.path} lacks tensors"
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return {"size": self._size, "xxh3": self._hash.hexdigest()}
+
+
+def write_entries(
+    directory: Path, stem: str, shapes: Mapping[str, tuple[int, ...]], trained: set[str], entries: Iterable[Entry]
+) -> dict[str, Any]:
+    """Write weights-STEM and moments-STEM (of the names in `trained`). entries come in the order of `shapes`. Returns {file: size, checksum}."""
+    weights = _TensorWriter(directory / f"weights-{stem}.safetensors", shapes)
+    moments = _TensorWriter(
+        directory / f"moments-{stem}.safetensors",
+        {f"{name}.{kind}": shape for name, shape in shapes.items() if name in trained for kind in ("exp_avg", "exp_avg_sq")},
+    )
+    for name, value, state in entries:
+        weights.add(value)
+        if name in trained:
+            assert state is not None, name
+            moments.add(state[0])
+            moments.add(state[1])
+    return {writer.path.name: writer.close() for writer in (weights, moments)}
+
+
+def _write_json(path: Path, content: Any) -> dict[str, Any]:
+    data = json.dumps(content, ensure_ascii=False, indent=1).encode()
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"size": len(data), "xxh3": xxhash.xxh3_128_hexdigest(data)}
+
+
+def seal(partial: Path, state: dict[str, Any], files: dict[str, Any]) -> Path:
+    """Write state.json and the completeness marker, then give the folder its final name. Returns that."""
+    files = {**files, "state.json": _write_json(partial / "state.json", {"format": FORMAT, **state})}
+    _write_json(partial / "complete.json", files)
+    final = partial.with_name(partial.name.removesuffix(".partial"))
+    if final.exists():  # saved before an interruption, now reached again
+        shutil.rmtree(final)
+    partial.rename(final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+    return final
+
+
+def link_frozen(partial: Path, previous: "Checkpoint | None", names: set[str]) -> dict[str, Any] | None:
+    """Hard-link the frozen files of an earlier checkpoint that hold exactly `names`. None when there is none."""
+    if previous is None or {n for n, p in previous.parameters.items() if p["file"] == "frozen"} != names:
+        return None
+    files = {}
+    for kind in ("weights", "moments"):
+        name = f"{kind}-frozen.safetensors"
+        try:
+            os.link(previous.path / name, partial / name)
+        except OSError:  # a file system without links
+            return None
+        files[name] = previous.files[name]
+    return files
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint. Tensors are mapped from the files, not held."""
+
+    path: Path
+    state: dict[str, Any]
+    files: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path, verify: bool = True) -> "Checkpoint":
+        """Open and verify sizes and checksums. Raises UserError that names the damaged file."""
+        try:
+            files = json.loads((path / "complete.json").read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"checkpoint {path}: complete.json is missing, so the checkpoint was not finished") from None
+        except ValueError:
+            raise UserError(f"checkpoint {path}: complete.json is not readable as JSON") from None
+        for name, expected in files.items() if verify else ():
+            _verify(path / name, expected)
+        state = json.loads((path / "state.json").read_bytes())
+        if state.get("format") != FORMAT:
+            raise UserError(f"checkpoint {path}: format {state.get('format')}, this version reads {FORMAT}")
+        return cls(path, state, files)
+
+    @property
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        return self.state["parameters"]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(record["shape"]) for name, record in self.parameters.items()}
+
+    @property
+    def adam_steps(self) -> dict[str, int]:
+        """Adam steps behind each parameter that ever trained."""
+        return {name: record["adam_step"] for name, record in self.parameters.items() if record["adam_step"]}
+
+    def entries(self, names: Iterable[str]) -> Iterator[Entry]:
+        """The named parameters, mapped, in the given order."""
+        with ExitStack() as stack:
+            opened: dict[str, Any] = {}
+
+            def tensor(kind: str, stem: str, key: str) -> torch.Tensor:
+                file = f"{kind}-{stem}.safetensors"
+                if file not in opened:
+                    opened[file] = stack.enter_context(safe_open(self.path / file, framework="pt"))
+                return opened[file].get_tensor(key)
+
+            for name in names:
+                record = self.parameters[name]
+                moments = None
+                if record["adam_step"]:
+                    moments = (
+                        tensor("moments", record["file"], f"{name}.exp_avg"),
+                        tensor("moments", record["file"], f"{name}.exp_avg_sq"),
+                    )
+                yield name, tensor("weights", record["file"], name), moments
+
+
+def _verify(path: Path, expected: dict[str, Any]) -> None:
+    try:
+        size = path.stat().st_size
+        if size != expected["size"]:
+            raise UserError(f"checkpoint file {path}: {size} bytes, expected {expected['size']}; it was cut or altered")
+        checksum = xxhash.xxh3_128()
+        with open(path, "rb") as file:
+            while data := file.read(1 << 24):
+                checksum.update(data)
+        if checksum.hexdigest() != expected["xxh3"]:
+            raise UserError(f"checkpoint file {path}: its checksum is not the one in complete.json; it was altered")
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                pass
+    except FileNotFoundError:
+        raise UserError(f"checkpoint file {path} is missing") from None
+    except (KeyError, TypeError):
+        raise UserError(f"checkpoint {path.parent}: complete.json does not describe {path.name}") from None
+    except SafetensorError as error:
+        raise UserError(f"checkpoint file {path}: not a safetensors file: {error}") from None
+
+
+def checkpoint_paths(run: Path) -> list[Path]:
+    """Finished-looking checkpoints of a run, newest first."""
+    steps = [(int(p.name[5:]), p) for p in (run / "checkpoints").glob("step-*") if p.name[5:].isdigit()]
+    return [path for _, path in sorted(steps, reverse=True)]
+
+
+def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest good checkpoint of a run, and what is wrong with each newer one."""
+    problems = []
+    for path in checkpoint_paths(run):
+        try:
+            return Checkpoint.open(path), problems
+        except UserError as error:
+            problems.append(str(error))
+    return None, problems
+
+
+def prune(run: Path, keep_last: int, keep_steps: set[int]) -> None:
+    """Remove unfinished checkpoints and all but the last `keep_last` and those at `keep_steps`."""
+    for path in (run / "checkpoints").glob("step-*.partial"):
+        shutil.rmtree(path)
+    for path in checkpoint_paths(run)[keep_last:]:
+        if int(path.name[5:]) not in keep_steps:
+            shutil.rmtree(path)

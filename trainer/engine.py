@@ -1,0 +1,301 @@
+"""A DeepSpeed ZeRO engine for one stage, built from a checkpoint. All use of DeepSpeed, and of its private attributes, is here.
+
+Why a new engine for every stage: ZeRO-1/2 fix the trainable set when the engine is made. A parameter unfrozen later never
+trains, one frozen later still moves, and neither is reported. So a stage ends in a checkpoint and the next engine is built
+from it: fp32 masters and Adam moments go into the slices of the partition that this rank owns, frozen parameters come from
+the checkpoint's fp32 values and not from the low-precision copy of the last engine.
+"""
+
+import gc
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import logger as deepspeed_logger
+
+from data_tools.errors import UserError
+from trainer.blocks import MaskedBatch
+from trainer.checkpoint import Checkpoint, Entry
+from trainer.mlm import MaskedLanguageModel, build_model
+from trainer.recipe import Optimizer
+from trainer.stages import parameter_groups
+
+TESTED_DEEPSPEED = "0.19.8"
+OWNED_BY_RECIPE = {
+    "train_batch_size": "global_batch_size",
+    "gradient_accumulation_steps": "global_batch_size (accumulation is derived)",
+    "gradient_clipping": "optimizer.gradient_clipping",
+    "optimizer": "optimizer",
+    "scheduler": "stages",
+    "tensorboard": "the trainer, which writes TensorBoard itself",
+    "csv_monitor": "the trainer, which writes metrics.jsonl",
+}
+
+
+@dataclass(frozen=True)
+class DeepSpeedConfig:
+    """A ds_config file: micro-batch, precision, ZeRO and buckets."""
+
+    settings: dict[str, Any]
+    micro_batch: int
+    dtype: torch.dtype
+
+    @classmethod
+    def load(cls, path: Path) -> "DeepSpeedConfig":
+        """Read and check. Raises UserError for unreadable files and for settings that the recipe owns."""
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"ds_config {path}: no such file; ds_configs/ has some") from None
+        except ValueError as error:
+            raise UserError(f"ds_config {path}: not JSON: {error}") from None
+        for key, owner in OWNED_BY_RECIPE.items():
+            if key in settings:
+                raise UserError(f"ds_config {path}: {key} belongs to the recipe ({owner}); remove it from the ds_config")
+        stage = settings.get("zero_optimization", {}).get("stage")
+        if stage not in (1, 2):
+            raise UserError(f"ds_config {path}: zero_optimization.stage must be 1 or 2, found {stage}")
+        micro_batch = settings.get("train_micro_batch_size_per_gpu")
+        if not isinstance(micro_batch, int) or micro_batch < 1:
+            raise UserError(f"ds_config {path}: train_micro_batch_size_per_gpu must be a positive number, found {micro_batch!r}")
+        half = [name for name in ("bf16", "fp16") if settings.get(name, {}).get("enabled")]
+        if len(half) > 1:
+            raise UserError(f"ds_config {path}: bf16 and fp16 are both enabled; choose one")
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[half[0]] if half else torch.float32
+        return cls(settings, micro_batch, dtype)
+
+    def accumulation(self, global_batch: int, world_size: int) -> int:
+        """Micro-batches per optimizer step and rank. Raises UserError when the global batch does not divide."""
+        together = self.micro_batch * world_size
+        if global_batch % together:
+            raise UserError(
+                f"global_batch_size {global_batch} does not divide into {world_size} ranks x micro-batches of {self.micro_batch} "
+                f"(train_micro_batch_size_per_gpu): {global_batch} / {together} is not whole; change one of the three"
+            )
+        return global_batch // together
+
+
+def start(timeout_minutes: float = 30) -> None:
+    """Make the process group (NCCL or gloo)."""
+    if deepspeed.__version__.split("+")[0] != TESTED_DEEPSPEED:
+        raise UserError(
+            f"DeepSpeed {deepspeed.__version__} is installed; stage changes read private state and are tested with {TESTED_DEEPSPEED} only: "
+            f"pip install deepspeed=={TESTED_DEEPSPEED}"
+        )
+    deepspeed_logger.setLevel(logging.ERROR)
+    # Its shared-memory all-reduce for CPUs is compiled at first use, for minutes; gloo needs no compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))
+
+
+class StageEngine:
+    """One stage's model, masters and optimizer, partitioned over the ranks."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, train: set[str], config: DeepSpeedConfig, optimizer: Optimizer, dropout: float,
+        global_batch: int, device: torch.device, fresh_moments: bool = False,
+    ) -> None:  # fmt: skip
+        """Build from `checkpoint` with exactly `train` trainable. Collective.
+
+        fresh_moments: forget the checkpoint's Adam moments and step counts (of parameters that train here).
+        """
+        self.device, self.world_size = device, dist.get_world_size()
+        self.accumulation = config.accumulation(global_batch, self.world_size)
+        model = build_model(checkpoint.state["model_config"], dropout, device, config.dtype)
+        self.parameters = dict(model.named_parameters())
+        if set(self.parameters) != set(checkpoint.parameters):
+            different = sorted(set(self.parameters) ^ set(checkpoint.parameters))
+            raise UserError(
+                f"checkpoint {checkpoint.path}: its parameters are not this model's; {len(different)} differ, e.g. {different[0]}"
+            )
+        for name, value, _ in checkpoint.entries(self.parameters):
+            self.parameters[name].data.copy_(value)
+            self.parameters[name].requires_grad_(name in train)
+        adam_steps = {} if fresh_moments else checkpoint.adam_steps
+        self._groups = parameter_groups(checkpoint.shapes, train, adam_steps, optimizer)
+        self._engine = self._initialize(model, config, optimizer)
+        self._name_of = {id(parameter): name for name, parameter in self.parameters.items()}
+        self._load_state(checkpoint, forget=fresh_moments)
+        self.check_trainable(train)
+        self._frozen_sum = self.frozen_checksum()
+
+    def _initialize(self, model: torch.nn.Module, config: DeepSpeedConfig, optimizer: Optimizer) -> Any:
+        groups = [
+            {"params": [self.parameters[name] for name in group.names], "weight_decay": group.weight_decay, "lr": 0.0}
+            for group in self._groups
+        ]
+        adamw = torch.optim.AdamW(groups, lr=0.0, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True)
+        settings = {
+            **config.settings,
+            "gradient_accumulation_steps": self.accumulation,
+            "gradient_clipping": optimizer.gradient_clipping,
+            "steps_per_print": None,
+        }
+        engine, *_ = deepspeed.initialize(model=MaskedLanguageModel(model), optimizer=adamw, config=settings, dist_init_required=False)
+        return engine
+
+    @property
+    def _zero(self) -> Any:
+        """DeepSpeedZeroOptimizer; its `.optimizer` is our AdamW over this rank's flat partitions, one per group."""
+        return self._engine.optimizer
+
+    def _state_of(self, group: int) -> dict[str, torch.Tensor]:
+        return self._zero.optimizer.state[self._zero.single_partition_of_fp32_groups[group]]
+
+    def _load_state(self, checkpoint: Checkpoint, forget: bool) -> None:
+        """Masters and moments from the checkpoint into the slices of the partition that this rank owns."""
+        for index, group in enumerate(self._groups):
+            flat = self._zero.single_partition_of_fp32_groups[index]
+            self._zero.optimizer.state[flat] = {
+                "step": torch.tensor(float(group.adam_step), dtype=torch.float32, device=flat.device),
+                "exp_avg": torch.zeros_like(flat),
+                "exp_avg_sq": torch.zeros_like(flat),
+            }
+        for name, value, moments in checkpoint.entries(name for group in self._groups for name in group.names):
+            for own, whole in zip(self._slices(name), (value, *(moments if moments and not forget else ())), strict=False):
+                mapping = self.parameters[name]._hp_mapping
+                address = mapping.lp_fragment_address
+                own.copy_(whole.reshape(-1)[address.start : address.start + address.numel])
+        self._zero.update_lp_params()
+
+    def _slices(self, name: str) -> tuple[torch.Tensor, ...]:
+        """This rank's slices of a parameter's fp32 master, exp_avg and exp_avg_sq, as views; nothing when it owns none of it."""
+        mapping = self.parameters[name]._hp_mapping
+        if mapping is None:
+            return ()
+        address, state = mapping.hp_fragment_address, self._state_of(mapping.param_group_index)
+        flats = (self._zero.single_partition_of_fp32_groups[mapping.param_group_index].detach(), state["exp_avg"], state["exp_avg_sq"])
+        return tuple(flat.narrow(0, address.start, address.numel) for flat in flats)
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def backward(self, batch: MaskedBatch, num_selected_global: float) -> torch.Tensor:
+        """Forward and backward of one micro-batch; the last of an accumulation also takes the optimizer step.
+
+        The loss is divided by the number of selected tokens of the whole global batch, whichever rank they fall on; DeepSpeed averages
+        gradients over ranks, hence the factor. Returns the summed cross-entropy, detached.
+        """
+        loss = self._engine.module.loss(batch, self.device)
+        self._engine.backward(loss * (self.world_size / num_selected_global), scale_wrt_gas=False)
+        self._engine.step()
+        return loss.detach()
+
+    def set_learning_rate(self, rate: float) -> None:
+        """For the next optimizer step."""
+        for group in self._zero.optimizer.param_groups:
+            group["lr"] = rate
+
+    @property
+    def gradient_norm(self) -> float:
+        """Global L2 norm of the last step's gradient, before clipping."""
+        return float(self._engine.get_global_grad_norm())
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step was left out because a gradient was not finite."""
+        return bool(self._zero.overflow)
+
+    @torch.no_grad()
+    def evaluate(self, batch: MaskedBatch) -> torch.Tensor:
+        """Summed cross-entropy without dropout."""
+        self._engine.module.eval()
+        loss = self._engine.module.loss(batch, self.device)
+        self._engine.module.train()
+        return loss
+
+    # -- watchdogs ---------------------------------------------------------------------------------------------------
+
+    def check_trainable(self, train: set[str]) -> None:
+        """The set in the engine, the set that requires gradients and the set that the stage names are one."""
+        inside = {self._name_of[id(p)] for group in self._zero.bit16_groups for p in group}
+        asking = {name for name, p in self.parameters.items() if p.requires_grad}
+        if not inside == asking == train:
+            odd = sorted((inside ^ train) | (asking ^ train))
+            raise RuntimeError(f"the engine does not train what the stage names: {odd[:5]}")
+
+    def frozen_checksum(self) -> int:
+        """Sum over the frozen parameters' bits."""
+        integers = {2: torch.int16, 4: torch.int32}
+        frozen = [p.data for p in self.parameters.values() if not p.requires_grad]
+        return sum(int(p.view(integers[p.element_size()]).sum(dtype=torch.int64)) for p in frozen)
+
+    def check_frozen(self) -> None:
+        """No frozen parameter moved or holds a gradient."""
+        holding = [name for name, p in self.parameters.items() if not p.requires_grad and p.grad is not None]
+        if holding or self.frozen_checksum() != self._frozen_sum:
+            raise RuntimeError(f"frozen parameters changed or hold gradients: {holding[:5]}")
+
+    # -- state out ---------------------------------------------------------------------------------------------------
+
+    @property
+    def adam_steps(self) -> dict[str, int]:
+        """Adam steps behind each parameter that trains here."""
+        counts = [int(self._state_of(index)["step"]) for index in range(len(self._groups))]
+        return {name: count for group, count in zip(self._groups, counts, strict=True) for name in group.names}
+
+    @property
+    def loss_scaler(self) -> dict[str, Any]:
+        """State of fp16's dynamic loss scaler; empty in other precisions."""
+        scaler = self._zero.loss_scaler
+        return {k: v for k, v in vars(scaler).items() if isinstance(v, int | float | bool)} if self._zero.dynamic_loss_scale else {}
+
+    def load_loss_scaler(self, state: dict[str, Any]) -> None:
+        """Put `loss_scaler` back."""
+        vars(self._zero.loss_scaler).update(state)
+
+    def _owners(self) -> dict[str, range]:
+        """The ranks that hold a part of each trained parameter; the first is its owner and writes it."""
+        result = {}
+        for index, group in enumerate(self._groups):
+            offset, size = 0, self._zero.partition_size[index]
+            for name in group.names:
+                end = offset + self.parameters[name].numel()
+                result[name] = range(offset // size, (end - 1) // size + 1)
+                offset = end
+        return result
+
+    def owned(self) -> list[str]:
+        """Names of the parameters that this rank writes into a checkpoint."""
+        return [name for name, ranks in self._owners().items() if ranks[0] == dist.get_rank()]
+
+    def owned_entries(self) -> Iterator[Entry]:
+        """The owned parameters, whole, in the order of `owned`. Collective: parts on other ranks are sent to the owner first."""
+        received: dict[str, list[torch.Tensor]] = {}
+        me = dist.get_rank()
+        for name, ranks in self._owners().items():
+            if len(ranks) > 1 and me in ranks:
+                part = torch.stack(self._slices(name))  # (3, elements here)
+                if me != ranks[0]:
+                    dist.send(torch.tensor([part.shape[1]], device=self.device), ranks[0])
+                    dist.send(part, ranks[0])
+                    continue
+                received[name] = [part]
+                for other in ranks[1:]:
+                    size = torch.zeros(1, dtype=torch.int64, device=self.device)
+                    dist.recv(size, other)
+                    received[name].append(torch.empty(3, int(size), device=self.device))
+                    dist.recv(received[name][-1], other)
+        for name in self.owned():
+            shape = self.parameters[name].shape
+            whole = torch.cat(received.pop(name), dim=1) if name in received else self._slices(name)
+            value, exp_avg, exp_avg_sq = (part.reshape(shape) for part in whole)
+            yield name, value, (exp_avg, exp_avg_sq)
+
+    def close(self) -> None:
+        """Free everything. `destroy` leaves the engine's forward hooks on the module, which keep masters and moments alive."""
+        engine, self._engine = self._engine, None
+        engine.destroy()
+        engine.module_forward_pre_hook.remove()
+        engine.module_forward_post_hook.remove()
+        self.parameters, self._name_of = {}, {}
+        del engine
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,90 @@
+"""A finished run as a plain Hugging Face folder: weights, configuration, tokenizer, model card."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from data_tools.corpus import Corpus
+from trainer.architecture import architecture_of
+from trainer.checkpoint import Checkpoint
+from trainer.mlm import tie_output_bias
+
+
+def load_model(checkpoint: Checkpoint) -> torch.nn.Module:
+    """The checkpoint's model in fp32, an ordinary `...ForMaskedLM`."""
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**checkpoint.state["model_config"]), dtype=torch.float32)
+    tie_output_bias(model)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value, _ in checkpoint.entries(parameters):
+            parameters[name].copy_(value)
+    return model.eval()
+
+
+def export(checkpoint: Checkpoint, corpus: Corpus, folder: Path, scores: dict[str, Any]) -> None:
+    """Write the folder aside, then give it its name. `AutoModelForMaskedLM` and `AutoTokenizer` load it without custom code.
+
+    scores: what the card reports, e.g. the last validation row.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model = load_model(checkpoint)
+    if not model.config.tie_word_embeddings:  # `transformers` then reads a bias of the decoder's own
+        decoder = model.get_submodule(architecture_of(model.config).decoder)
+        decoder.bias = torch.nn.Parameter(decoder.bias.detach().clone())
+    model.save_pretrained(partial)
+    shutil.copytree(corpus.tokenizer_dir, partial, dirs_exist_ok=True)
+    (partial / "README.md").write_text(model_card(checkpoint, corpus, scores), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def model_card(checkpoint: Checkpoint, corpus: Corpus, scores: dict[str, Any]) -> str:
+    """Markdown with the front matter that model hubs read."""
+    recipe, config = checkpoint.state["recipe"], checkpoint.state["model_config"]
+    stages = "\n".join(
+        f"| {s['name']} | {', '.join(s['train'])} | {s['steps']} | {s['learning_rate']:g} | {s['warmup_steps']} | {s['schedule']} |"
+        for s in recipe["stages"]
+    )
+    figures = "\n".join(f"| {key} | {value:.4f} |" for key, value in scores.items())
+    train = corpus.manifest["splits"]["train"]
+    return f"""---
+language: ko
+library_name: transformers
+pipeline_tag: fill-mask
+base_model: {recipe["seed_model"]}
+---
+
+# {recipe["name"]}
+
+A {config["model_type"].upper()} encoder of {config["num_hidden_layers"]} layers x {config["hidden_size"]}, made from the English model
+`{recipe["seed_model"]}` by cross-lingual post-training (XPT): new word embeddings and output layer for the target vocabulary
+({config["vocab_size"]} pieces), adaptation layers: {recipe["surgery"]["itl"]}. It is a plain `{config["model_type"]}` model; no custom code is needed.
+
+## Training
+
+{checkpoint.state["step"]} steps, {checkpoint.state["tokens"]:,} tokens, blocks of {recipe["sequence_length"]}, {recipe["global_batch_size"]} blocks a step,
+seed {recipe["seed"]}.
+
+| stage | trains | steps | learning rate | warm-up | schedule |
+|---|---|---|---|---|---|
+{stages}
+
+## Corpus
+
+{train["documents"]:,} documents, {train["sentences"]:,} sentences, {train["tokens"]:,} tokens in the training split; fingerprint `{corpus.fingerprint}`.
+
+## Scores
+
+| | |
+|---|---|
+{figures}
+
+## Licences
+
+The weights inherit the terms of the seed model (`{recipe["seed_model"]}`) and of the text they were trained on (Wikipedia text is CC BY-SA).
+Check both before you pass this model on.
+"""

@@ -1,0 +1,109 @@
+"""Who we are among the ranks, and the few collectives that the scripts need. Only this file and `engine` use torch.distributed."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from data_tools.errors import UserError
+
+T = TypeVar("T")
+
+
+def set_environment() -> None:
+    """What a process started without a launcher lacks to be rank 0 of 1; does nothing under a launcher or MPI."""
+    launched = any(name in os.environ for name in ("RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"))
+    if not launched:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def rank_in_environment() -> int:
+    """Our rank before any process group exists."""
+    return int(os.environ.get("RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The process group as seen by one rank."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @classmethod
+    def current(cls) -> "Ranks":
+        """After the process group was made."""
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums over ranks, in float64."""
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def gather(self, item: Any) -> list[Any]:
+        """The small object of every rank, on every rank."""
+        items: list[Any] = [None] * self.world_size
+        dist.all_gather_object(items, item)
+        return items
+
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Run `work` on rank 0 while the others wait; all end together, with rank 0's message, when it fails there."""
+        result, failure = None, None
+        if self.is_main:
+            try:
+                result = work()
+            except UserError as error:
+                failure = (2, str(error))
+            except Exception:
+                self.gather((1, ""))  # lets the others go before the traceback ends this rank
+                raise
+        failures = [item for item in self.gather(failure) if item is not None]
+        if failures:
+            status, message = failures[0]
+            if status == 2:
+                raise UserError(message)
+            sys.exit(status)
+        return result
+
+
+def run_on_ranks(main: Callable[[], None]) -> None:
+    """Run a launched script's `main`: one message for a user's mistake, from rank 0, and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        if rank_in_environment() == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(3)  # the launcher kills everyone when the first rank ends: let rank 0 speak
+        _leave(2)
+    except KeyboardInterrupt:
+        _leave(130)
+    finally:
+        if dist.is_initialized() and sys.exc_info()[0] is None:
+            dist.barrier()
+            dist.destroy_process_group()  # without it a gloo thread aborts one exit in eight
+
+
+def _leave(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # other ranks may be inside a collective: no orderly farewell is possible

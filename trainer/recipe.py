@@ -1,0 +1,211 @@
+"""The recipe: every setting of a post-training run that changes its result, checked before anything else happens.
+
+A recipe is a YAML file; `--set key=value` changes single entries (`--set stages.0.steps=100`). What only says how the
+work is spread over a machine (micro-batch, precision, ZeRO, buckets) is not here but in the ds_config.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data_tools.errors import UserError
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Surgery(_Settings):
+    """How the seed model becomes an XPT model."""
+
+    seed_weights: Literal["pretrained", "random"] = "pretrained"
+    """`random` keeps only the seed's architecture: the control of every comparison."""
+    itl: Literal["both", "input", "output", "none"] = "both"
+    """Where an adaptation layer (ITL) stands: before the encoder, after it, both, nowhere."""
+    itl_init: Literal["random", "near-identity"] = "random"
+    """`near-identity` zeroes an ITL's two output projections; the paper's are random."""
+    embedding_init: Literal["random", "source-statistics", "dictionary"] = "random"
+    lexicon: Path | None = None
+    """English<TAB>Korean pairs; needed by `embedding_init: dictionary`."""
+    output_bias_init: Literal["zeros", "unigram"] = "zeros"
+    """`unigram` starts the output bias at the log frequency of each piece in the training split."""
+    reinit_head: bool = True
+    """New dense layer and LayerNorm in the MLM head (the paper's random output layer). A seed without a head needs it."""
+    reinit_positions: bool = False
+    tie_output: bool = True
+    """Output matrix = word embeddings, as RoBERTa and BERT have it."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Hidden and attention dropout while post-training. The exported model's config keeps the seed's own rates."""
+
+
+class Masking(_Settings):
+    """Dynamic MLM masking (BERT; RoBERTa section 4.1): of the selected tokens 80 % become <mask>, 10 % random, 10 % stay."""
+
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    mask_fraction: float = Field(default=0.8, ge=0, le=1)
+    random_fraction: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _fractions(self) -> "Masking":
+        if self.mask_fraction + self.random_fraction > 1:
+            raise ValueError("mask_fraction + random_fraction must not exceed 1")
+        return self
+
+
+class Optimizer(_Settings):
+    """AdamW (Loshchilov and Hutter 2019); biases and LayerNorms are not decayed."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    eps: float = Field(default=1e-6, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    gradient_clipping: float = Field(default=1.0, ge=0)
+    """Largest global gradient norm; 0 switches clipping off."""
+    moments: Literal["carry", "fresh"] = "carry"
+    """At a stage change: keep the Adam moments and step counts of what already trained, or start all anew."""
+
+
+class Stage(_Settings):
+    """One row of the stage table."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    train: tuple[str, ...] = Field(min_length=1)
+    """Of: embeddings, itl, encoder, encoder[a:b] (layers of the seed, counted from 0), head, all."""
+    steps: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """After the warm-up, to 0 at the stage's end (`linear`, `cosine`) or not at all."""
+
+    @model_validator(mode="after")
+    def _warmup(self) -> "Stage":
+        if self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must not exceed steps ({self.steps})")
+        return self
+
+
+class Intervals(_Settings):
+    """In optimizer steps. 0: only at the end of each stage (for log: every step is 1)."""
+
+    log: int = Field(default=10, gt=0)
+    evaluate: int = Field(default=500, ge=0)
+    checkpoint: int = Field(default=500, ge=0)
+
+
+class Recipe(_Settings):
+    """A whole run. See recipes/*.yaml."""
+
+    name: str = Field(min_length=1)
+    seed_model: str
+    """A folder, a hub id, or `package:NAME/PATH` for a model that lies in an installed Python package."""
+    corpus: Path
+    output_dir: Path
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    expect_world_size: int | None = Field(default=None, gt=0)
+    """Refuse to run on another number of ranks."""
+    surgery: Surgery = Surgery()
+    sequence_length: int = Field(default=512, ge=8)
+    """Tokens of a block, <s> and </s> included."""
+    packing: Literal["contiguous"] = "contiguous"
+    """Blocks are cut from the running text, documents separated by </s> (RoBERTa's FULL-SENTENCES); no padding."""
+    masking: Masking = Masking()
+    global_batch_size: int = Field(gt=0)
+    """Blocks per optimizer step over all ranks."""
+    optimizer: Optimizer = Optimizer()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    every: Intervals = Intervals()
+    validation_blocks: int = Field(default=1024, gt=0)
+    """At most this many blocks of the validation split are scored."""
+    keep_last: int = Field(default=2, gt=0)
+    """Checkpoints kept; the ends of stages are kept besides."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages must have different names, got {names}")
+        if self.surgery.embedding_init == "dictionary" and self.surgery.lexicon is None:
+            raise ValueError("surgery.embedding_init: dictionary needs surgery.lexicon, a file of english<TAB>korean lines")
+        if self.surgery.embedding_init != "random" and self.surgery.seed_weights == "random":
+            raise ValueError(f"surgery.seed_weights: random has no source for surgery.embedding_init: {self.surgery.embedding_init}")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, int]:
+        """(index of the stage that optimizer step `step` (from 0) belongs to, steps done in it); one past the last at the end."""
+        for index, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        return len(self.stages), 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on: everything that changes its numbers."""
+        free = {"output_dir", "corpus", "expect_world_size", "every", "keep_last", "name"}
+        return {key: value for key, value in self.as_dict().items() if key not in free}
+
+
+def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:
+    """Read `path`, apply `key=value` overrides, then the named entries that are not None; check everything.
+
+    Raises: UserError that lists all problems at once.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"recipe {path}: no such file; recipes lie in recipes/") from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"recipe {path}: not a YAML file: {error}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"recipe {path}: expected `key: value` lines, found {type(settings).__name__}")
+    for override in overrides:
+        _apply(settings, override)
+    settings.update({key: value for key, value in replaced.items() if value is not None})
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(f"recipe {path}:\n" + "\n".join(_problem(item) for item in error.errors())) from None
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override}: expected key=value, e.g. stages.0.steps=100")
+    place: Any = settings
+    *parents, last = key.split(".")
+    try:
+        for name in parents:
+            place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+        if isinstance(place, list):
+            place[int(last)] = yaml.safe_load(text)
+        else:
+            place[last] = _plain_number(yaml.safe_load(text))
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError):
+        raise UserError(f"--set {override}: the recipe has no entry {key}") from None
+
+
+def _plain_number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; pydantic would take it for floats anyway, this makes it so everywhere."""
+    try:
+        return float(value) if isinstance(value, str) and "e" in value.lower() else value
+    except ValueError:
+        return value
+
+
+def _problem(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "recipe"
+    if item["type"] == "extra_forbidden":
+        return f"  {where}: unknown key; remove it or mend its spelling"
+    if item["type"] == "missing":
+        return f"  {where}: missing, give it in the recipe or with --set {where}=..."
+    message = item["msg"].removeprefix("Value error, ")
+    found = "" if item["type"] == "value_error" else f" (found {item['input']!r})"
+    return f"  {where}: {message}{found}"

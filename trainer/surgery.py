@@ -1,0 +1,183 @@
+"""Surgery: a pretrained English encoder becomes an XPT model of the same architecture.
+
+An adaptation layer (ITL) is structurally an encoder layer, so the result is a plain model with up to two more layers: ITL,
+the seed's layers, ITL. Word embeddings and MLM output layer are new, sized for the new vocabulary; encoder weights are the
+seed's to the bit; position embeddings and the embedding LayerNorm are kept unless the recipe says otherwise.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from data_tools.corpus import Corpus
+from data_tools.errors import UserError
+from trainer.architecture import Architecture, architecture_of
+from trainer.embedding_init import initial_embeddings
+from trainer.mlm import tie_output_bias
+from trainer.recipe import Recipe, Surgery
+
+
+def locate_seed(seed_model: str) -> str:
+    """A folder or hub id as given; `package:NAME/PATH` as the folder PATH inside the installed Python package NAME.
+
+    Raises: UserError when the package is not installed or the folder is not there.
+    """
+    scheme, colon, rest = seed_model.partition(":")
+    if scheme != "package" or not colon:
+        return seed_model
+    package, _, inside = rest.partition("/")
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"seed_model {seed_model}: no Python package {package!r} is installed here")
+    folder = Path(found.submodule_search_locations[0]) / inside
+    if not folder.is_dir():
+        raise UserError(f"seed_model {seed_model}: {folder} is not a folder")
+    return str(folder)
+
+
+def load_seed_config(seed_model: str) -> PretrainedConfig:
+    """The seed's configuration. Raises UserError when it cannot be had or its architecture is not supported."""
+    try:
+        config = AutoConfig.from_pretrained(locate_seed(seed_model))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"seed_model {seed_model}: expected a folder or hub id with a config.json: {reason}") from None
+    architecture_of(config, f"seed_model {seed_model}")
+    return config
+
+
+def xpt_config(seed_config: PretrainedConfig, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+    """The XPT model's configuration. Raises UserError for a tokenizer without special pieces or too long a sequence_length."""
+    settings, architecture = recipe.surgery, architecture_of(seed_config)
+    changes = {
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": seed_config.num_hidden_layers + len(_itl_layers(settings.itl, 2)),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "tie_word_embeddings": settings.tie_output,
+    }
+    for name, value in changes.items():
+        if value is None:
+            raise UserError(
+                f"corpus {recipe.corpus}: its tokenizer has no {name.removesuffix('_id')}; prepare the corpus with data_tools.prepare"
+            )
+    config = AutoConfig.for_model(**{**seed_config.to_dict(), **changes})
+    first, old_first = architecture.first_position(config), architecture.first_position(seed_config)
+    num_positions = seed_config.max_position_embeddings - old_first
+    if recipe.sequence_length > num_positions:
+        raise UserError(f"sequence_length {recipe.sequence_length}: the seed model has positions for {num_positions} tokens only")
+    config.max_position_embeddings = num_positions + first
+    config.architectures = [f"{'Roberta' if architecture.model_type == 'roberta' else 'Bert'}ForMaskedLM"]
+    return config
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What surgery takes from the seed model."""
+
+    source: str
+    config: PretrainedConfig
+    architecture: Architecture
+    weights: dict[str, torch.Tensor]
+    """fp32, under the names of the `...ForMaskedLM` class; without the MLM head when the seed has none."""
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_seed(seed_model: str) -> Seed:
+    """Load from a folder or the hub, safetensors only. Raises UserError for what is missing or of an unsupported architecture."""
+    source, config = locate_seed(seed_model), load_seed_config(seed_model)
+    architecture = architecture_of(config)
+    try:
+        verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # the loading report repeats what `missing_keys` says
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        transformers_logging.set_verbosity(verbosity)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"seed_model {seed_model}: expected a folder or hub id with config, safetensors weights and tokenizer: {reason}"
+        ) from None
+    missing = set(info["missing_keys"])
+    lacking = [name for name in missing if name.startswith(architecture.base + ".") and "pooler" not in name]
+    if lacking:
+        raise UserError(f"seed_model {seed_model}: its weights lack {len(lacking)} encoder parameters, e.g. {sorted(lacking)[0]}")
+    weights = {name: value for name, value in model.state_dict().items() if name not in missing}
+    return Seed(seed_model, config, architecture, weights, tokenizer)
+
+
+def operate(seed: Seed, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> tuple[nn.Module, dict[str, Any]]:
+    """The XPT model in fp32 on CPU, and a report of what was copied and made.
+
+    Deterministic in `recipe.seed`. Raises UserError where the seed cannot give what the recipe asks for.
+    """
+    settings, architecture = recipe.surgery, seed.architecture
+    config = xpt_config(seed.config, recipe, tokenizer)
+    first, old_first = architecture.first_position(config), architecture.first_position(seed.config)
+    if not settings.reinit_head and f"{architecture.head_dense}.weight" not in seed.weights:
+        raise UserError(f"surgery.reinit_head: false, but seed model {seed.source} has no MLM head; set it to true")
+
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    tie_output_bias(model)
+    new = dict(model.named_parameters())
+    report: dict[str, Any] = {"embedding_init": settings.embedding_init, "parameters": sum(p.numel() for p in new.values())}
+    with torch.no_grad():
+        if settings.seed_weights == "pretrained":
+            _copy_encoder(new, seed, settings, first, old_first)
+            word, details = initial_embeddings(
+                settings.embedding_init, seed.weights[architecture.word_embeddings], seed.tokenizer, tokenizer, corpus,
+                settings.lexicon, config.initializer_range, recipe.seed,
+            )  # fmt: skip
+            report["embeddings"] = details
+            new[architecture.word_embeddings].copy_(word)
+            untied = new.get(f"{architecture.decoder}.weight")
+            if untied is not None and settings.embedding_init != "random":
+                untied.copy_(word)  # a random output matrix stays the independent draw that it is
+        if settings.itl_init == "near-identity":
+            for layer in _itl_layers(settings.itl, config.num_hidden_layers):
+                for projection in ("attention.output.dense", "output.dense"):
+                    new[f"{architecture.layer}{layer}.{projection}.weight"].zero_()
+                    new[f"{architecture.layer}{layer}.{projection}.bias"].zero_()
+        if settings.output_bias_init == "unigram":
+            new[architecture.bias].copy_(_log_unigram(corpus, config.vocab_size))
+    return model, report
+
+
+def _itl_layers(itl: str, num_layers: int) -> list[int]:
+    return [0] * (itl in ("both", "input")) + [num_layers - 1] * (itl in ("both", "output"))
+
+
+def _copy_encoder(new: dict[str, nn.Parameter], seed: Seed, settings: Surgery, first: int, old_first: int) -> None:
+    """Everything but the word embeddings and the output layer: layers move up by one when an ITL stands before them, position rows
+    move with the pad id."""
+    architecture, offset = seed.architecture, int(settings.itl in ("both", "input"))
+    for name, value in seed.weights.items():
+        layer = architecture.layer_of(name)
+        if layer is not None:
+            new[name.replace(f"{architecture.layer}{layer}.", f"{architecture.layer}{layer + offset}.", 1)].copy_(value)
+        elif name == architecture.position_embeddings:
+            if not settings.reinit_positions:
+                new[name][first:].copy_(value[old_first:])
+        elif name.startswith(architecture.embeddings) and name != architecture.word_embeddings:
+            if name in new:  # buffers of positions are no parameters
+                new[name].copy_(value)
+        elif name.startswith((architecture.head_dense, architecture.head_norm)) and not settings.reinit_head:
+            new[name].copy_(value)
+
+
+def _log_unigram(corpus: Corpus, vocab_size: int) -> torch.Tensor:
+    """(V,) log of each piece's share of the training split, one added to every count."""
+    counts = np.bincount(corpus.split("train").tokens[:50_000_000], minlength=vocab_size)[:vocab_size] + 1.0
+    return torch.from_numpy(np.log(counts / counts.sum())).float()

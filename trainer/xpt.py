@@ -1,0 +1,294 @@
+"""Cross-lingual post-training: an English encoder becomes a Korean one.
+
+On the GPUs of a lab, the paper's recipe:
+    deepspeed --hostfile hostfiles/lab trainer/xpt.py
+On one machine without an ssh server, 2 CPU ranks:
+    OMP_NUM_THREADS=1 deepspeed --hostfile hostfiles/localhost --no_ssh_check --master_addr 127.0.0.1 trainer/xpt.py \
+        --recipe recipes/minilm.yaml --ds-config ds_configs/zero2_cpu.json --corpus corpora/kowiki --output-dir runs/minilm
+What it would do, without doing it: add --dry-run. Interrupted? The same command goes on.
+"""
+
+import argparse
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import yaml
+from transformers import AutoTokenizer, PretrainedConfig
+
+from data_tools.corpus import Corpus
+from data_tools.errors import UserError
+from trainer import engine as engines
+from trainer import plan, surgery
+from trainer.architecture import architecture_of
+from trainer.blocks import Blocks, SpecialIds, samples_of
+from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
+from trainer.engine import DeepSpeedConfig, StageEngine
+from trainer.export import export
+from trainer.flops import Shape, peak_flops, stage_flops_per_token
+from trainer.journal import Journal, perplexity, read_rows
+from trainer.mlm import build_model
+from trainer.ranks import Ranks, run_on_ranks, set_environment
+from trainer.recipe import Recipe, load_recipe
+from trainer.schedule import learning_rate
+from trainer.stages import Parts, check_stages, split_parts, trainable
+from trainer.state import TrainState, save, save_seed
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    recipe = load_recipe(
+        arguments.recipe, arguments.set, corpus=arguments.corpus, seed_model=arguments.seed_model, output_dir=arguments.output_dir
+    )
+    config = DeepSpeedConfig.load(arguments.ds_config)
+    set_environment()
+    engines.start()
+    ranks = Ranks.current()
+    run = open_run(recipe, config, ranks)
+    if arguments.dry_run:
+        run.journal_plan(ranks)
+        return
+    checkpoint = first_checkpoint(run, ranks, arguments.resume)
+    post_train(run, ranks, checkpoint)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Cross-lingual post-training of an encoder.")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/paper.yaml"), help="the run's settings (default: the paper's)")
+    parser.add_argument("--ds-config", type=Path, default=Path("ds_configs/zero2_bf16.json"), help="micro-batch, precision, ZeRO")
+    parser.add_argument("--corpus", type=str, help="folder made by data_tools.prepare; replaces the recipe's")
+    parser.add_argument("--seed-model", help="folder, hub id or package:NAME/PATH; replaces the recipe's")
+    parser.add_argument("--output-dir", type=str, help="the run folder; replaces the recipe's")
+    parser.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help="what to do about a run that stands there")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change a recipe entry, e.g. stages.0.steps=100"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher adds it; LOCAL_RANK says the same
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything about a run that does not change while it goes on."""
+
+    recipe: Recipe
+    config: DeepSpeedConfig
+    corpus: Corpus
+    model_config: PretrainedConfig
+    shapes: dict[str, tuple[int, ...]]
+    parts: Parts
+    train_blocks: Blocks
+    valid_blocks: Blocks
+    accumulation: int
+    peak: float
+    """FLOP/s of all ranks together."""
+
+    @property
+    def folder(self) -> Path:
+        return self.recipe.output_dir
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.recipe.global_batch_size * self.recipe.sequence_length
+
+    def flops_per_token(self, stage: int) -> float:
+        recipe, config = self.recipe, self.model_config
+        shape = Shape.of(config.to_dict(), recipe.sequence_length, recipe.masking.rate)
+        train = trainable(recipe.stages[stage], self.parts)
+        return stage_flops_per_token(shape, self.parts, train, config.num_hidden_layers, recipe.surgery.itl, recipe.surgery.tie_output)
+
+    def journal_plan(self, ranks: Ranks) -> None:
+        """Print the plan."""
+        elements = {name: int(torch.Size(shape).numel()) for name, shape in self.shapes.items()}
+        flops = [self.flops_per_token(stage) for stage in range(len(self.recipe.stages))]
+        if ranks.is_main:
+            print(
+                plan.describe(
+                    self.recipe, elements, self.parts, self.train_blocks.num_blocks, ranks.world_size, self.config.dtype,
+                    self.accumulation, self.config.micro_batch, flops, self.peak,
+                ),
+                flush=True,
+            )  # fmt: skip
+
+
+def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
+    """Open and check everything that a run needs, before anything is computed or written."""
+    if recipe.expect_world_size not in (None, ranks.world_size):
+        raise UserError(f"expect_world_size is {recipe.expect_world_size}, but {ranks.world_size} rank(s) were started; check the hostfile")
+    accumulation = config.accumulation(recipe.global_batch_size, ranks.world_size)
+    corpus = Corpus.open(recipe.corpus)
+    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
+    if len(tokenizer) != corpus.vocab_size:
+        raise UserError(
+            f"corpus {recipe.corpus}: its tokenizer has {len(tokenizer)} pieces, its manifest says {corpus.vocab_size}; prepare it anew"
+        )
+    model_config = surgery.xpt_config(surgery.load_seed_config(recipe.seed_model), recipe, tokenizer)
+    skeleton = build_model(model_config.to_dict(), 0.0, torch.device("meta"), torch.float32)
+    shapes = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
+    parts = split_parts(shapes, architecture_of(model_config), model_config.num_hidden_layers, recipe.surgery.itl)
+    check_stages(recipe.stages, parts)
+    special = SpecialIds(
+        tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id, max(tokenizer.all_special_ids) + 1, corpus.vocab_size
+    )
+    train, valid = (Blocks(corpus.split(name), recipe.sequence_length, special, recipe.masking, recipe.seed) for name in ("train", "valid"))
+    tokens = config.micro_batch * recipe.sequence_length
+    peak = peak_flops(ranks.device, config.dtype, tokens, model_config.hidden_size, model_config.intermediate_size)
+    return Run(recipe, config, corpus, model_config, shapes, parts, train, valid, accumulation, sum(ranks.sum(peak)))
+
+
+def first_checkpoint(run: Run, ranks: Ranks, resume: str) -> Checkpoint:
+    """The checkpoint to go on from: the newest good one of this run, or the one that surgery makes."""
+
+    def prepare() -> str:
+        found, problems = newest(run.folder)
+        for problem in problems:
+            print(f"WARNING: passed over: {problem}", flush=True)
+        if checkpoint_paths(run.folder) and resume == "never":
+            raise UserError(f"--resume never: {run.folder} holds a run already; choose another --output-dir or --resume auto")
+        if resume == "must" and (problems or found is None):
+            raise UserError(f"--resume must: {problems[0] if problems else f'{run.folder} holds no checkpoint'}")
+        if found is None and problems:
+            raise UserError(f"{run.folder}: none of its checkpoints is good; choose another --output-dir, or remove it to start anew")
+        if found is not None:
+            refuse_other_run(run, found)
+            return str(found.path)
+        print(f"surgery on {run.recipe.seed_model} ({run.recipe.surgery.embedding_init} embeddings) ...", flush=True)
+        tokenizer = AutoTokenizer.from_pretrained(run.corpus.tokenizer_dir)
+        model, report = surgery.operate(surgery.load_seed(run.recipe.seed_model), run.recipe, tokenizer, run.corpus)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        recipe_text = yaml.safe_dump(run.recipe.as_dict(), sort_keys=False, allow_unicode=True)
+        (run.folder / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
+        return str(save_seed(run.folder, run.recipe, run.corpus.fingerprint, model, report))
+
+    path = ranks.gather(ranks.on_main(prepare))[0]
+    return Checkpoint.open(Path(path), verify=False)
+
+
+def refuse_other_run(run: Run, checkpoint: Checkpoint) -> None:
+    """Raise UserError when the checkpoint is of another recipe or corpus, saying what differs."""
+    before, now = Recipe.model_validate(checkpoint.state["recipe"]).identity(), run.recipe.identity()
+    differences = [f"  {key}: {before[key]} there, {now[key]} now" for key in now if before[key] != now[key]]
+    if checkpoint.state["corpus_fingerprint"] != run.corpus.fingerprint:
+        differences.append(f"  corpus: fingerprint {checkpoint.state['corpus_fingerprint'][:16]} there, {run.corpus.fingerprint[:16]} now")
+    if differences:
+        raise UserError(
+            f"{run.folder} holds a run of another recipe or corpus; choose another --output-dir, or give back what it had:\n"
+            + "\n".join(differences)
+        )
+
+
+def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
+    """Stage after stage from `checkpoint` to the export."""
+    recipe, state = run.recipe, TrainState.of(checkpoint)
+    journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step)
+    if state.step:
+        journal.say(f"going on from {checkpoint.path}")
+    while (index := recipe.stage_at(state.step)[0]) < len(recipe.stages):
+        checkpoint = train_stage(run, ranks, journal, state, checkpoint, index)
+    if ranks.is_main:
+        row = next((row for row in reversed(read_rows(run.folder / "metrics.jsonl")) if "valid_loss" in row), {})
+        export(checkpoint, run.corpus, run.folder / "model", {key: row[key] for key in ("valid_loss", "valid_perplexity") if key in row})
+    journal.say(f"done: {run.folder / 'model'}")
+    journal.close()
+
+
+def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, checkpoint: Checkpoint, index: int) -> Checkpoint:
+    """From `checkpoint` to the end of stage `index`; returns the checkpoint that ends it."""
+    recipe, stage = run.recipe, run.recipe.stages[index]
+    begin = time.perf_counter()
+    stage_start = state.step - recipe.stage_at(state.step)[1]
+    stage_end = stage_start + stage.steps
+    train = trainable(stage, run.parts)
+    engine = StageEngine(
+        checkpoint, train, run.config, recipe.optimizer, recipe.surgery.dropout, recipe.global_batch_size, ranks.device,
+        fresh_moments=recipe.optimizer.moments == "fresh" and state.step == stage_start,
+    )  # fmt: skip
+    engine.load_loss_scaler(checkpoint.state.get("loss_scaler", {}))
+    journal.say(f"stage {stage.name}: {len(train)} of {len(run.shapes)} tensors train; engine built in {time.perf_counter() - begin:.1f} s")
+    if state.step == 0:
+        journal.record({"step": 0, "stage": stage.name, **validate(run, ranks, engine)})
+    speed = Speed(run, index)
+    while state.step < stage_end:
+        rate = learning_rate(stage, state.step - stage_start)
+        engine.set_learning_rate(rate)
+        loss_sum, num_selected = train_step(run, ranks, engine, state.batch)
+        state.batch += 1
+        state.tokens += run.tokens_per_step
+        if engine.skipped:
+            journal.say(f"step {state.step + 1} skipped: a gradient was not finite (global batch {state.batch - 1})")
+            continue
+        state.step += 1
+        speed.count()
+        journal.advance(run.tokens_per_step, stage.name)
+
+        done = state.step == stage_end
+        row: dict[str, float | int | str] = {"step": state.step, "stage": stage.name}
+        if done or state.step % recipe.every.log == 0:
+            loss = ranks.sum(float(loss_sum))[0] / num_selected
+            row |= {"loss": loss, "lr": rate, "grad_norm": engine.gradient_norm, "tokens": state.tokens, **speed.figures()}
+        if done or (recipe.every.evaluate and state.step % recipe.every.evaluate == 0):
+            row |= validate(run, ranks, engine)
+            engine.check_frozen()
+        if len(row) > 2:
+            journal.record(row)
+            speed.restart()
+        if done or (recipe.every.checkpoint and state.step % recipe.every.checkpoint == 0):
+            checkpoint = save(run.folder, recipe, state, engine, checkpoint, ranks)
+            speed.restart()
+    engine.close()
+    return checkpoint
+
+
+def train_step(run: Run, ranks: Ranks, engine: StageEngine, batch_number: int) -> tuple[torch.Tensor, float]:
+    """One global batch: this rank's summed cross-entropy, and the number of selected tokens over all ranks."""
+    recipe = run.recipe
+    samples = samples_of(batch_number, recipe.global_batch_size, run.config.micro_batch, run.accumulation, ranks.rank, ranks.world_size)
+    batches = [run.train_blocks.training(numbers) for numbers in samples]
+    num_selected = ranks.sum(sum(len(batch.labels) for batch in batches))[0]
+    loss_sum = torch.zeros((), device=ranks.device)
+    for micro, batch in enumerate(batches):
+        # Dropout follows from where we are: nothing to save, and a resumed run draws what the uninterrupted one would have.
+        torch.manual_seed(hash((recipe.seed, batch_number, ranks.rank, micro)) % 2**63)
+        loss_sum += engine.backward(batch, num_selected)
+    return loss_sum, num_selected
+
+
+def validate(run: Run, ranks: Ranks, engine: StageEngine) -> dict[str, float]:
+    """Loss per selected token over the first blocks of the validation split, shared out over the ranks."""
+    count = min(run.recipe.validation_blocks, run.valid_blocks.num_blocks)
+    loss_sum, num_selected = 0.0, 0
+    mine = torch.arange(ranks.rank, count, ranks.world_size).numpy()
+    for start in range(0, len(mine), run.config.micro_batch):
+        batch = run.valid_blocks.validation(mine[start : start + run.config.micro_batch])
+        loss_sum += float(engine.evaluate(batch))
+        num_selected += len(batch.labels)
+    total, selected = ranks.sum(loss_sum, num_selected)
+    return {"valid_loss": total / selected, "valid_perplexity": perplexity(total / selected)}
+
+
+class Speed:
+    """Tokens per second and model FLOPs utilisation since the last row, validation and saving left out."""
+
+    def __init__(self, run: Run, stage: int) -> None:
+        self._flops, self._peak, self._tokens_per_step = run.flops_per_token(stage), run.peak, run.tokens_per_step
+        self.restart()
+
+    def restart(self) -> None:
+        self._begin, self._steps = time.perf_counter(), 0
+
+    def count(self) -> None:
+        self._steps += 1
+
+    def figures(self) -> dict[str, float]:
+        rate = self._steps * self._tokens_per_step / (time.perf_counter() - self._begin)
+        return {"tokens_per_second": rate, "mfu": rate * self._flops / self._peak}
+
+
+if __name__ == "__main__":
+    run_on_ranks(main)
