@@ -6,17 +6,14 @@ once, in an order drawn from (seed, epoch); sample p of the run is block order[p
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from data_tools.errors import UserError
+from data_tools.mmididx import IndexedDataset
 from trainer.masking import block_keys, mask_tokens
 from trainer.recipe import Masking
-
-if TYPE_CHECKING:
-    from data_tools.mmididx import IndexedDataset
 
 VALIDATION_EPOCH = 2**31  # masks of the validation split: a stream of its own, the same at every evaluation
 
@@ -44,7 +41,7 @@ class MaskedBatch:
 class Blocks:
     """The blocks of one split of a corpus."""
 
-    def __init__(self, split: "IndexedDataset", sequence_length: int, special: SpecialIds, masking: Masking, seed: int) -> None:
+    def __init__(self, split: IndexedDataset, sequence_length: int, special: SpecialIds, masking: Masking, seed: int) -> None:
         self.special, self.masking, self.seed, self.sequence_length = special, masking, seed, sequence_length
         self._tokens = split.tokens
         ends = np.concatenate([[0], np.cumsum(split.sizes, dtype=np.int64)])[split.document_index[1:]]

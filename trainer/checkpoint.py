@@ -70,7 +70,10 @@ class _TensorWriter:
 def write_entries(
     directory: Path, stem: str, shapes: Mapping[str, tuple[int, ...]], trained: set[str], entries: Iterable[Entry]
 ) -> dict[str, Any]:
-    """Write weights-STEM and moments-STEM (of the names in `trained`). entries come in the order of `shapes`. Returns {file: size, checksum}."""
+    """Write weights-STEM and moments-STEM (of the names in `trained`); entries come in the order of `shapes`.
+
+    Returns size and checksum of each file.
+    """
     weights = _TensorWriter(directory / f"weights-{stem}.safetensors", shapes)
     moments = _TensorWriter(
         directory / f"moments-{stem}.safetensors",
@@ -212,7 +215,7 @@ def checkpoint_paths(run: Path) -> list[Path]:
 
 def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest good checkpoint of a run, and what is wrong with each newer one."""
-    problems = []
+    problems: list[str] = []
     for path in checkpoint_paths(run):
         try:
             return Checkpoint.open(path), problems

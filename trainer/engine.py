@@ -19,6 +19,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.utils import logger as deepspeed_logger
+from transformers import PreTrainedModel
 
 from data_tools.errors import UserError
 from trainer.blocks import MaskedBatch
@@ -86,7 +87,7 @@ def start(timeout_minutes: float = 30) -> None:
     """Make the process group (NCCL or gloo)."""
     if deepspeed.__version__.split("+")[0] != TESTED_DEEPSPEED:
         raise UserError(
-            f"DeepSpeed {deepspeed.__version__} is installed; stage changes read private state and are tested with {TESTED_DEEPSPEED} only: "
+            f"DeepSpeed {deepspeed.__version__} is installed; stage changes read private state, tested with {TESTED_DEEPSPEED} only: "
             f"pip install deepspeed=={TESTED_DEEPSPEED}"
         )
     deepspeed_logger.setLevel(logging.ERROR)
@@ -109,7 +110,7 @@ class StageEngine:
         self.device, self.world_size = device, dist.get_world_size()
         self.accumulation = config.accumulation(global_batch, self.world_size)
         model = build_model(checkpoint.state["model_config"], dropout, device, config.dtype)
-        self.parameters = dict(model.named_parameters())
+        self.parameters: dict[str, Any] = dict(model.named_parameters())
         if set(self.parameters) != set(checkpoint.parameters):
             different = sorted(set(self.parameters) ^ set(checkpoint.parameters))
             raise UserError(
@@ -126,7 +127,7 @@ class StageEngine:
         self.check_trainable(train)
         self._frozen_sum = self.frozen_checksum()
 
-    def _initialize(self, model: torch.nn.Module, config: DeepSpeedConfig, optimizer: Optimizer) -> Any:
+    def _initialize(self, model: PreTrainedModel, config: DeepSpeedConfig, optimizer: Optimizer) -> Any:
         groups = [
             {"params": [self.parameters[name] for name in group.names], "weight_decay": group.weight_decay, "lr": 0.0}
             for group in self._groups

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
 from data_tools.corpus import Corpus
 from trainer.architecture import architecture_of
@@ -13,7 +13,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.mlm import tie_output_bias
 
 
-def load_model(checkpoint: Checkpoint) -> torch.nn.Module:
+def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
     """The checkpoint's model in fp32, an ordinary `...ForMaskedLM`."""
     model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**checkpoint.state["model_config"]), dtype=torch.float32)
     tie_output_bias(model)
@@ -33,8 +33,9 @@ def export(checkpoint: Checkpoint, corpus: Corpus, folder: Path, scores: dict[st
     shutil.rmtree(partial, ignore_errors=True)
     model = load_model(checkpoint)
     if not model.config.tie_word_embeddings:  # `transformers` then reads a bias of the decoder's own
-        decoder = model.get_submodule(architecture_of(model.config).decoder)
-        decoder.bias = torch.nn.Parameter(decoder.bias.detach().clone())
+        names = architecture_of(model.config)
+        decoder = model.get_submodule(names.decoder)
+        decoder.bias = torch.nn.Parameter(model.get_parameter(names.bias).detach().clone())
     model.save_pretrained(partial)
     shutil.copytree(corpus.tokenizer_dir, partial, dirs_exist_ok=True)
     (partial / "README.md").write_text(model_card(checkpoint, corpus, scores), encoding="utf-8")
@@ -62,11 +63,13 @@ base_model: {recipe["seed_model"]}
 
 A {config["model_type"].upper()} encoder of {config["num_hidden_layers"]} layers x {config["hidden_size"]}, made from the English model
 `{recipe["seed_model"]}` by cross-lingual post-training (XPT): new word embeddings and output layer for the target vocabulary
-({config["vocab_size"]} pieces), adaptation layers: {recipe["surgery"]["itl"]}. It is a plain `{config["model_type"]}` model; no custom code is needed.
+({config["vocab_size"]} pieces), adaptation layers: {recipe["surgery"]["itl"]}. It is a plain `{config["model_type"]}` model; no custom
+code is needed.
 
 ## Training
 
-{checkpoint.state["step"]} steps, {checkpoint.state["tokens"]:,} tokens, blocks of {recipe["sequence_length"]}, {recipe["global_batch_size"]} blocks a step,
+{checkpoint.state["step"]} steps, {checkpoint.state["tokens"]:,} tokens, blocks of {recipe["sequence_length"]},
+{recipe["global_batch_size"]} blocks a step,
 seed {recipe["seed"]}.
 
 | stage | trains | steps | learning rate | warm-up | schedule |
@@ -75,7 +78,8 @@ seed {recipe["seed"]}.
 
 ## Corpus
 
-{train["documents"]:,} documents, {train["sentences"]:,} sentences, {train["tokens"]:,} tokens in the training split; fingerprint `{corpus.fingerprint}`.
+{train["documents"]:,} documents, {train["sentences"]:,} sentences, {train["tokens"]:,} tokens in the training split;
+fingerprint `{corpus.fingerprint}`.
 
 ## Scores
 
@@ -85,6 +89,6 @@ seed {recipe["seed"]}.
 
 ## Licences
 
-The weights inherit the terms of the seed model (`{recipe["seed_model"]}`) and of the text they were trained on (Wikipedia text is CC BY-SA).
-Check both before you pass this model on.
+The weights inherit the terms of the seed model (`{recipe["seed_model"]}`) and of the text they were trained on
+(Wikipedia text is CC BY-SA). Check both before you pass this model on.
 """

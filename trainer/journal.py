@@ -60,8 +60,8 @@ class Journal:
         if "valid_loss" in row:
             self._board.flush()
             train = f", training loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s" if "loss" in row else ""
-            text = f"step {row['step']:>6} [{row['stage']}] validation loss {row['valid_loss']:.3f}, perplexity {row['valid_perplexity']:,.1f}{train}"
-            self.say(text)
+            valid = f"validation loss {row['valid_loss']:.3f}, perplexity {row['valid_perplexity']:,.1f}"
+            self.say(f"step {row['step']:>6} [{row['stage']}] {valid}{train}")
 
     def close(self) -> None:
         if self._main:

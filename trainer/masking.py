@@ -20,6 +20,14 @@ def hash64(counter: np.ndarray, key: np.ndarray | np.uint64) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
+def dropout_seed(seed: int, batch: int, rank: int, micro_batch: int) -> int:
+    """Seed of the dropout in one micro-batch: where we are, and nothing else."""
+    key: np.ndarray | np.uint64 = np.uint64(0)
+    for number in (seed, batch, rank, micro_batch):
+        key = hash64(np.asarray(number, dtype=np.uint64), key)
+    return int(key) % 2**63
+
+
 def block_keys(seed: int, epochs: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """One independent stream key per block. epochs, blocks: (B,) -> (B,) uint64."""
     key = hash64(np.asarray(seed, dtype=np.uint64), np.uint64(0))

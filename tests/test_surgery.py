@@ -1,0 +1,142 @@
+"""Surgery against the seed's own tensors and against `transformers`."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, RobertaConfig, XLNetConfig
+
+from data_tools.errors import UserError
+from tests.tiny import KOREAN, make_seed, make_tokenizer
+from trainer.recipe import Recipe, Stage
+from trainer.surgery import load_seed, load_seed_config, locate_seed, operate, xpt_config
+
+TOKENIZER = make_tokenizer(KOREAN, 60)
+
+
+def make_recipe(folder: Path, **surgery: Any) -> Recipe:
+    stage = Stage(name="a", train=("all",), steps=1, learning_rate=1e-3)
+    return Recipe(name="t", seed_model=str(folder), corpus="c", output_dir="o", global_batch_size=1, sequence_length=16,
+                  stages=(stage,), surgery=surgery)  # fmt: skip
+
+
+def corpus_of(tokens: list[int]) -> Any:
+    return SimpleNamespace(split=lambda name: SimpleNamespace(tokens=np.array(tokens)))
+
+
+def transplant(folder: Path, **surgery: Any) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    model, _ = operate(load_seed(str(folder)), make_recipe(folder, **surgery), TOKENIZER, corpus_of([7, 7, 8]))
+    return model.eval(), {name: p.detach() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("kind", "pad_id"), [("roberta", 1), ("roberta", 0), ("bert", 0), ("bert", 1)])
+@pytest.mark.parametrize("itl", ["both", "input", "output", "none"])
+def test_the_encoder_is_the_seeds_to_the_bit(tmp_path: Path, kind: str, pad_id: int, itl: str) -> None:
+    seed = make_seed(tmp_path, kind, pad_id)
+    model, new = transplant(tmp_path, itl=itl)
+    old = getattr(seed, kind)
+    shift = int(itl in ("both", "input"))
+    assert model.config.num_hidden_layers == 3 + {"both": 2, "none": 0}.get(itl, 1)
+    for index, layer in enumerate(old.encoder.layer):
+        for name, value in layer.state_dict().items():
+            assert torch.equal(new[f"{kind}.encoder.layer.{index + shift}.{name}"], value)
+    for name in ("token_type_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"):
+        assert torch.equal(new[f"{kind}.embeddings.{name}"], old.embeddings.state_dict()[name])
+    assert new[f"{kind}.embeddings.word_embeddings.weight"].shape == (65, 16)
+
+    # The same embeddings in, the same layers: what the seed's layers make of a sentence at positions 0, 1, ... must not change.
+    with torch.no_grad():
+        words = torch.randn(1, 20, 16)
+        seed_positions = torch.arange(20)[None] + (pad_id + 1 if kind == "roberta" else 0)
+        ids = torch.full((1, 20), 9)  # ordinary tokens: the new model counts positions by itself
+        base = getattr(model, kind)
+        base.embeddings.word_embeddings.weight[9] = 0.0
+        old.embeddings.word_embeddings.weight.zero_()
+        mine = base.embeddings(input_ids=ids) + words
+        theirs = old.embeddings(input_ids=ids, position_ids=seed_positions) + words
+        assert torch.equal(mine, theirs)
+        for index in range(3):
+            mine, theirs = base.encoder.layer[index + shift](mine), old.encoder.layer[index](theirs)
+            mine, theirs = (x[0] if isinstance(x, tuple) else x for x in (mine, theirs))
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_near_identity_passes_a_normalised_state_through(tmp_path: Path, kind: str) -> None:
+    make_seed(tmp_path, kind)
+    model, _ = transplant(tmp_path, itl_init="near-identity")
+    layers = getattr(model, kind).encoder.layer
+    state = torch.nn.functional.layer_norm(torch.randn(2, 7, 16), (16,))
+    for index, identity in ((0, True), (1, False), (4, True)):
+        out = layers[index](state)
+        out = out[0] if isinstance(out, tuple) else out
+        assert torch.allclose(out, state, atol=1e-3) == identity
+    random, _ = transplant(tmp_path, itl_init="random")
+    assert not torch.allclose(getattr(random, kind).encoder.layer[0].output.dense.weight, torch.zeros(()))
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_settings(tmp_path: Path, kind: str) -> None:
+    seed = make_seed(tmp_path, kind)
+    dense = {"roberta": "lm_head.dense.weight", "bert": "cls.predictions.transform.dense.weight"}[kind]
+    decoder = {"roberta": "lm_head.decoder.weight", "bert": "cls.predictions.decoder.weight"}[kind]
+    bias = {"roberta": "lm_head.bias", "bert": "cls.predictions.bias"}[kind]
+    positions, old = f"{kind}.embeddings.position_embeddings.weight", seed.state_dict()
+    _, fresh = transplant(tmp_path)
+    _, kept = transplant(tmp_path, reinit_head=False)
+    _, moved = transplant(tmp_path, reinit_positions=True)
+    untied_model, untied = transplant(tmp_path, tie_output=False)
+    _, unigram = transplant(tmp_path, output_bias_init="unigram")
+    random_model, random = transplant(tmp_path, seed_weights="random")
+    assert torch.equal(kept[dense], old[dense]) and not torch.equal(fresh[dense], old[dense])
+    first = 2 if kind == "roberta" else 0
+    assert torch.equal(fresh[positions][first:], old[positions][first:]) and not torch.equal(moved[positions], fresh[positions])
+    assert decoder not in fresh and not torch.equal(untied[decoder], untied[f"{kind}.embeddings.word_embeddings.weight"])
+    assert untied_model.get_output_embeddings().bias is untied_model.get_parameter(bias)
+    assert not fresh[bias].any() and torch.allclose(unigram[bias].exp()[[7, 8, 9]] * 68, torch.tensor([3.0, 2.0, 1.0]))
+    assert random_model.config.num_hidden_layers == 5
+    assert not any(torch.equal(random[f"{kind}.encoder.layer.{i + 1}.output.dense.weight"],
+                               old[f"{kind}.encoder.layer.{i}.output.dense.weight"]) for i in range(3))  # fmt: skip
+    again = transplant(tmp_path)[1]
+    assert all(torch.equal(again[name], fresh[name]) for name in fresh)
+
+
+def test_a_seed_without_a_head_gets_one_or_is_refused(tmp_path: Path) -> None:
+    make_seed(tmp_path, "bert", headless=True)
+    model, new = transplant(tmp_path)
+    assert "cls.predictions.transform.dense.weight" in new
+    assert model(input_ids=torch.tensor([[0, 9, 2]])).logits.shape == (1, 3, 65)
+    with pytest.raises(UserError, match="reinit_head"):
+        transplant(tmp_path, reinit_head=False)
+
+
+def test_the_new_config_loads_in_transformers(tmp_path: Path) -> None:
+    make_seed(tmp_path / "seed", "roberta", pad_id=0)
+    model, _ = transplant(tmp_path / "seed")
+    model.save_pretrained(tmp_path / "new")
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["pad_token_id"] == 1 and config["max_position_embeddings"] == 22 and config["architectures"] == ["RobertaForMaskedLM"]
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path / "new").eval()
+    ids = torch.tensor([[0, 9, 10, 2, 1, 1]])
+    assert torch.equal(again(ids, attention_mask=(ids != 1).long()).logits, model(ids, attention_mask=(ids != 1).long()).logits)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="config.json"):
+        load_seed_config(str(tmp_path / "nowhere"))
+    XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=16, vocab_size=10).save_pretrained(tmp_path / "xlnet")
+    with pytest.raises(UserError, match="unsupported architecture 'xlnet'.*roberta, bert"):
+        load_seed_config(str(tmp_path / "xlnet"))
+    RobertaConfig(**{"hidden_size": 16, "num_attention_heads": 2}).save_pretrained(tmp_path / "bare")
+    with pytest.raises(UserError, match="safetensors weights"):
+        load_seed(str(tmp_path / "bare"))
+    with pytest.raises(UserError, match="no Python package"):
+        locate_seed("package:no_such_package/model")
+    make_seed(tmp_path / "seed", "bert")
+    recipe = make_recipe(tmp_path / "seed").model_copy(update={"sequence_length": 21})
+    with pytest.raises(UserError, match="positions for 20 tokens"):
+        xpt_config(load_seed_config(str(tmp_path / "seed")), recipe, TOKENIZER)
