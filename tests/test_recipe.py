@@ -54,6 +54,7 @@ BAD = {
     "masking.mask_fraction=0.95": "must not exceed 1",
     "surgery.embedding_init=dictionary": "needs surgery.lexicon",
     "sequence_length": "expected key=value",
+    "stages.0.train=[encoder[0:2]]": "not YAML.*quote parts",
 }
 
 

@@ -126,10 +126,10 @@ def test_the_new_config_loads_in_transformers(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         load_seed_config(str(tmp_path / "nowhere"))
     XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=16, vocab_size=10).save_pretrained(tmp_path / "xlnet")
-    with pytest.raises(UserError, match="unsupported architecture 'xlnet'.*roberta, bert"):
+    with pytest.raises(UserError, match=r"unsupported architecture 'xlnet'.*roberta, bert"):
         load_seed_config(str(tmp_path / "xlnet"))
     RobertaConfig(**{"hidden_size": 16, "num_attention_heads": 2}).save_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="safetensors weights"):

@@ -1,10 +1,15 @@
 """Tiny seeds, tokenizers and corpora on disk."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+
+from data_tools.corpus import FORMAT_VERSION, fingerprint_of, sha256_of
+from data_tools.mmididx import IndexedDatasetWriter
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -44,3 +49,36 @@ def make_seed(folder: Path, kind: str, pad_id: int = 1, headless: bool = False) 
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model
+
+
+def make_corpus(folder: Path, num_words: int = 60, sentences: int = 4000, seed: int = 0) -> Path:
+    """A corpus as data_tools.prepare leaves it: words follow Zipf's law, half of them are decided by the word before."""
+    folder.mkdir(parents=True)
+    tokenizer = make_tokenizer(KOREAN, num_words)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    rng = np.random.default_rng(seed)
+    follower = rng.permutation(num_words)
+    shares = 1 / np.arange(1, num_words + 1)
+    draws = iter(rng.choice(num_words, 20 * (sentences * 2), p=shares / shares.sum()).tolist())
+    splits = {}
+    for split, count in (("train", sentences), ("valid", sentences // 8), ("test", 16)):
+        writer = IndexedDatasetWriter(folder / split, np.dtype(np.uint16))
+        tokens = 0
+        for number in range(count):
+            word, sentence = next(draws), []
+            for _ in range(int(rng.integers(4, 20))):
+                sentence.append(word + len(KOREAN))
+                word = int(follower[word]) if rng.random() < 0.5 else next(draws)
+            writer.add_item(np.array(sentence))
+            tokens += len(sentence)
+            if number % 5 == 4:
+                writer.end_document()
+        writer.end_document()
+        writer.close()
+        splits[split] = {"documents": count // 5, "sentences": count, "tokens": tokens}
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    outputs = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files}
+    manifest = {"format_version": FORMAT_VERSION, "outputs": outputs, "fingerprint": fingerprint_of(outputs)}
+    manifest |= {"vocab_size": len(tokenizer), "splits": splits}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder

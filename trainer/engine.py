@@ -9,6 +9,7 @@ the checkpoint's fp32 values and not from the low-precision copy of the last eng
 import gc
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -91,6 +92,7 @@ def start(timeout_minutes: float = 30) -> None:
             f"pip install deepspeed=={TESTED_DEEPSPEED}"
         )
     deepspeed_logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed calls older names
     # Its shared-memory all-reduce for CPUs is compiled at first use, for minutes; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))

@@ -179,16 +179,21 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set {override}: expected key=value, e.g. stages.0.steps=100")
+    try:
+        value = _plain_number(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'--set {override}: the value is not YAML ({reason}); quote parts with brackets: ["encoder[0:2]"]') from None
     place: Any = settings
     *parents, last = key.split(".")
     try:
         for name in parents:
             place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
         if isinstance(place, list):
-            place[int(last)] = yaml.safe_load(text)
+            place[int(last)] = value
         else:
-            place[last] = _plain_number(yaml.safe_load(text))
-    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError):
+            place[last] = value
+    except (ValueError, IndexError, TypeError, AttributeError):
         raise UserError(f"--set {override}: the recipe has no entry {key}") from None
 
 

@@ -14,11 +14,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import torch
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when it is imported
+
 import yaml
 from transformers import AutoTokenizer, PretrainedConfig
+from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError
@@ -46,6 +50,7 @@ def main() -> None:
         arguments.recipe, arguments.set, corpus=arguments.corpus, seed_model=arguments.seed_model, output_dir=arguments.output_dir
     )
     config = DeepSpeedConfig.load(arguments.ds_config)
+    transformers_logging.disable_progress_bar()
     set_environment()
     engines.start()
     ranks = Ranks.current()

@@ -1,0 +1,169 @@
+"""The launched script itself: `deepspeed ... trainer/xpt.py` on two CPU ranks."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from tests.tiny import make_corpus, make_seed
+from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
+from trainer.export import load_model
+from trainer.journal import read_rows
+
+ROOT = Path(__file__).parent.parent
+RECIPE = """
+name: tiny
+seed_model: {root}/seed
+corpus: {root}/corpus
+output_dir: {root}/run
+sequence_length: 16
+global_batch_size: 32
+surgery: {{tie_output: {tied}, dropout: 0.1}}
+stages:
+- {{name: one, train: [embeddings, itl, head], steps: 30, learning_rate: 1.0e-2, warmup_steps: 5}}
+- {{name: two, train: [all], steps: 50, learning_rate: 1.0e-2, warmup_steps: 5}}
+every: {{log: 1, evaluate: 20, checkpoint: 8}}
+"""
+
+
+def command(root: Path, *arguments: str, ranks: int = 2) -> list[str]:
+    flags = ["--recipe", f"{root}/recipe.yaml", "--ds-config", str(ROOT / "ds_configs" / "zero2_cpu.json"), *arguments]
+    if ranks == 1:
+        return [sys.executable, "trainer/xpt.py", *flags]
+    port = 20000 + os.getpid() % 20000
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", "hostfiles/localhost", "--no_ssh_check"]
+    return [*launcher, "--master_addr", "127.0.0.1", "--master_port", str(port), "trainer/xpt.py", *flags]
+
+
+def launch(root: Path, *arguments: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(root, *arguments, ranks=ranks), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    return {**kept, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with seed, corpus, recipe and one uninterrupted run."""
+    root = tmp_path_factory.mktemp("xpt")
+    make_seed(root / "seed", "roberta")
+    make_corpus(root / "corpus")
+    (root / "recipe.yaml").write_text(RECIPE.format(root=root, tied="true"))
+    done = launch(root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint, problems = newest(run)
+    assert checkpoint is not None and not problems and checkpoint.state["step"] == 80
+    return {name: value.clone() for name, value, _ in checkpoint.entries(checkpoint.parameters)}
+
+
+def test_the_run_folder_is_what_the_contract_says(finished: Path) -> None:
+    rows = read_rows(finished / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(81))
+    needed = {"step", "stage", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "mfu"}
+    assert all(needed <= set(row) for row in rows[1:])
+    assert [row["step"] for row in rows if "valid_loss" in row] == [0, 20, 30, 40, 60, 80]
+    assert rows[30]["stage"] == "one" and rows[31]["stage"] == "two" and rows[80]["tokens"] == 80 * 32 * 16
+    assert rows[80]["valid_loss"] < 3.9 < math.log(60) < rows[0]["valid_loss"]  # it learns more than to be even-handed
+    assert [path.name for path in checkpoint_paths(finished / "run")] == ["step-80", "step-72", "step-30", "step-0"]
+    assert list((finished / "run" / "tensorboard").glob("events*"))
+    assert (finished / "run" / "recipe.yaml").exists()
+    for path in (finished / "run" / "checkpoints").rglob("*"):
+        assert path.is_dir() or path.suffix in (".safetensors", ".json")
+
+
+def test_the_export_is_the_trained_model(finished: Path) -> None:
+    folder = finished / "run" / "model"
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("w1 w2 <mask> w3", return_tensors="pt")["input_ids"]
+    trained = load_model(Checkpoint.open(finished / "run" / "checkpoints" / "step-80"))
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, trained(ids).logits)
+    assert model.config.num_hidden_layers == 5 and model.config.hidden_dropout_prob == 0.1
+    card = (folder / "README.md").read_text()
+    assert "valid_perplexity" in card and "fingerprint" in card and "embeddings, itl, head" in card
+
+
+def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", open(tmp_path / "log", "w")  # noqa: SIM115
+    for kill_at in (13, 45):  # in each stage, off a checkpoint
+        process = subprocess.Popen(
+            command(finished, "--output-dir", str(run)), cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
+        )
+        deadline = time.time() + 120
+        while len(read_rows(run / "metrics.jsonl")) < kill_at and process.poll() is None and time.time() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        subprocess.run(["pkill", "-9", "-f", str(run)], check=False)  # the ranks stand in sessions of their own
+        process.wait()
+        time.sleep(1)
+        assert kill_at <= len(read_rows(run / "metrics.jsonl")) < 80, (tmp_path / "log").read_text()
+    done = launch(finished, "--output-dir", str(run), "--resume", "must")
+    assert done.returncode == 0 and "going on from" in done.stdout, done.stdout + done.stderr
+    exact = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")
+    expected, found = (
+        [{k: row[k] for k in exact if k in row} for row in read_rows(folder / "metrics.jsonl")] for folder in (finished / "run", run)
+    )
+    assert found == expected
+    first, second = final_weights(finished / "run"), final_weights(run)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_untied_export_keeps_its_output_layer(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(root=finished, tied="false"))
+    done = launch(tmp_path, "--output-dir", f"{tmp_path}/run", "--set", "stages.0.steps=3", "stages.0.warmup_steps=1",
+                  "stages.1.steps=3", "stages.1.warmup_steps=1", ranks=1)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model").eval()
+    trained = load_model(Checkpoint.open(tmp_path / "run" / "checkpoints" / "step-6"))
+    ids = torch.tensor([[0, 9, 4, 10, 2]])
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, trained(ids).logits)
+    assert model.get_output_embeddings().bias.abs().max() > 0
+
+
+def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Path) -> None:
+    done = launch(finished, "--set", "seed=1")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("error:") == 1 and "run of another recipe" in done.stderr and "seed: 0 there, 1 now" in done.stderr
+    assert "Traceback" not in done.stderr
+    shutil.copytree(finished / "corpus", tmp_path / "other")
+    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
+    manifest["vocab_size"] += 1
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    new_run = ("--output-dir", str(tmp_path / "new"))
+    cases: list[tuple[tuple[str, ...], str]] = [
+        (("--corpus", str(tmp_path / "none")), "expected a corpus folder"),
+        (("--corpus", str(tmp_path / "other")), "its tokenizer has 65 pieces, its manifest says 66"),
+        (("--set", 'stages.1.train=["encoder[7:9]"]'), "of which this model has nothing"),
+        (("--set", "global_batch_size=24"), "does not divide"),
+        (("--set", "expect_world_size=2"), "expect_world_size is 2, but 1 rank"),
+        (("--resume", "must"), "holds no checkpoint"),
+    ]
+    for arguments, message in cases:
+        done = launch(finished, *new_run, *arguments, ranks=1)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, (arguments, done.stderr)
+        assert not (tmp_path / "new").exists()
+    done = launch(finished, "--resume", "never", ranks=1)
+    assert done.returncode == 2 and "holds a run already" in done.stderr
+
+
+def test_the_plan_is_printed_and_nothing_is_written(finished: Path, tmp_path: Path) -> None:
+    done = launch(finished, "--dry-run", "--output-dir", str(tmp_path / "new"), ranks=1)
+    assert done.returncode == 0 and "40,960 tokens" in done.stdout and "state/rank" in done.stdout
+    assert not (tmp_path / "new").exists()
