@@ -1,0 +1,108 @@
+"""A finished corpus: a folder of indexed datasets, a tokenizer and a manifest, which is written last and says what belongs there."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.errors import UserError
+from data_tools.mmididx import IndexedDataset
+
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer"
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An opened corpus. `fingerprint` is the same for the same bytes, wherever they lie."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Corpus":
+        """Open a corpus folder and check that it is whole: the manifest is there and every file has the size it names.
+
+        Raises UserError when it is missing, unfinished, cut short or of another format.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        corpus = cls(path, manifest)
+        for name, expected in manifest["outputs"].items():
+            file = path / name
+            if not file.is_file():
+                raise UserError(f"{file}: expected by the corpus's {MANIFEST_NAME}, found no such file; prepare the corpus anew.")
+            found = file.stat().st_size
+            if found != expected["bytes"]:
+                raise UserError(
+                    f"{file}: expected {expected['bytes']} bytes by {MANIFEST_NAME}, found {found}: cut short or altered; "
+                    "prepare the corpus anew."
+                )
+        return corpus
+
+    def split(self, name: str) -> IndexedDataset:
+        """One of "train", "valid", "test": an item is a sentence's token ids, without special tokens."""
+        assert name in SPLITS, name
+        return IndexedDataset(self.path / name)
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the manifest. Raises UserError for the first that differs."""
+        for name, expected in self.manifest["outputs"].items():
+            if sha256_of(self.path / name) != expected["sha256"]:
+                raise UserError(f"{self.path / name}: its SHA-256 is not that of {MANIFEST_NAME}: altered; prepare the corpus anew.")
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        return self.path / TOKENIZER_NAME
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest["vocab_size"]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a corpus folder. Raises UserError when there is none or it is not one."""
+    way_out = f"make one with: python -m data_tools.prepare --input TEXT --output-dir {path}"
+    if not path.is_dir():
+        raise UserError(f"{path}: expected a corpus folder, found {'a file' if path.exists() else 'nothing'}; {way_out}")
+    file = path / MANIFEST_NAME
+    if not file.is_file():
+        raise UserError(f"{path}: expected a finished corpus, found no {MANIFEST_NAME} (empty, or a run that did not end); {way_out}")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        known = manifest["format_version"] == FORMAT_VERSION and fingerprint_of(manifest["outputs"]) == manifest["fingerprint"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: expected a corpus manifest, found something else ({error!r}); prepare the corpus anew.") from error
+    if not known:
+        raise UserError(f"{file}: expected format {FORMAT_VERSION} and a fingerprint that fits the outputs; prepare the corpus anew.")
+    return manifest
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder a corpus: write the manifest aside, then give it its name."""
+    aside = path / (MANIFEST_NAME + ".partial")
+    aside.write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path / MANIFEST_NAME)
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint_of(outputs: dict[str, dict[str, Any]]) -> str:
+    """One SHA-256 over the names and SHA-256s of a corpus's files."""
+    lines = (f"{name} {facts['sha256']}\n" for name, facts in sorted(outputs.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

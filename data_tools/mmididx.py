@@ -1,0 +1,161 @@
+"""MMIDIDX indexed datasets: a .bin file of token ids and an .idx file that says where its items and documents lie.
+
+The format is Megatron-LM's, which DeepSpeed 0.19.8 reads (`MMapIndexedDataset`). All numbers are little-endian:
+
+    9 bytes   magic                     u64  version, 1              u8  code of the token dtype
+    u64       number of items           u64  length of the document index
+    i32 each  item sizes, in tokens     i64 each  item offsets, in bytes     i64 each  document index, in items
+
+The document index begins with 0 and ends with the number of items: document d holds the items index[d]:index[d+1].
+"""
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.errors import UserError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.uint16, 7: np.uint32, 8: np.uint64}
+_HEADER = struct.Struct("<9sQBQQ")
+
+
+class IndexedDatasetWriter:
+    """Writes PREFIX.bin and PREFIX.idx aside and gives them their names in `close`: a killed run leaves neither.
+
+    As a context manager it closes on success and removes what it wrote on an error.
+    """
+
+    def __init__(self, path_prefix: str | Path, dtype: type) -> None:
+        codes = {np.dtype(known): code for code, known in DTYPES.items()}
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._dtype_code = codes[np.dtype(dtype)]
+        self._prefix = str(path_prefix)
+        self._sizes: list[np.ndarray] = []
+        self._document_ends: list[np.ndarray] = []
+        self._open_sizes: list[int] = []  # of the document that add_item fills
+        self._num_items = 0
+        self.num_tokens = 0
+        self._bin = open(self._prefix + ".bin.partial", "wb")  # noqa: SIM115  (closed in close or abandon)
+
+    def add_item(self, ids: np.ndarray | list[int]) -> None:
+        """Append one item (a sentence) to the current document."""
+        self._write(np.asarray(ids))
+        self._open_sizes.append(len(ids))
+
+    def end_document(self) -> None:
+        """End the current document; one without items is none."""
+        if self._open_sizes:
+            self._append(np.asarray(self._open_sizes), np.asarray([len(self._open_sizes)]))
+            self._open_sizes = []
+
+    def add_document(self, ids: np.ndarray, sizes: np.ndarray) -> None:
+        """Append a whole document: the ids of its items one after another, and the items' sizes."""
+        self.add_documents(ids, sizes, np.asarray([len(sizes)]))
+
+    def add_documents(self, ids: np.ndarray, sizes: np.ndarray, items_per_document: np.ndarray) -> None:
+        """Append several whole documents: ids (tokens,), sizes (items,) and items_per_document (documents,)."""
+        assert not self._open_sizes, "end_document first"
+        assert sizes.sum() == len(ids) and items_per_document.sum() == len(sizes)
+        if len(sizes):
+            self._write(ids)
+            self._append(sizes, items_per_document)
+
+    def close(self) -> None:
+        """Write the index and give both files their names."""
+        self.end_document()
+        self._bin.close()
+        sizes = np.concatenate([np.zeros(0, "<i4"), *self._sizes]).astype("<i4")
+        offsets = np.zeros(len(sizes), "<i8")
+        np.cumsum(sizes[:-1], dtype="<i8", out=offsets[1:])
+        offsets *= self._dtype.itemsize
+        document_index = np.concatenate([np.zeros(1, "<i8"), *self._document_ends]).astype("<i8")
+        with open(self._prefix + ".idx.partial", "wb") as index:
+            index.write(_HEADER.pack(MAGIC, VERSION, self._dtype_code, len(sizes), len(document_index)))
+            for part in (sizes, offsets, document_index):
+                index.write(part.tobytes())
+        for extension in (".bin", ".idx"):
+            os.replace(self._prefix + extension + ".partial", self._prefix + extension)
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        self._bin.close()
+        for extension in (".bin", ".idx"):
+            Path(self._prefix + extension + ".partial").unlink(missing_ok=True)
+
+    def __enter__(self) -> "IndexedDatasetWriter":
+        return self
+
+    def __exit__(self, error_type: type | None, *_: object) -> None:
+        if error_type is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def _write(self, ids: np.ndarray) -> None:
+        limits = np.iinfo(self._dtype.name)
+        if len(ids) and (ids.min() < limits.min or ids.max() > limits.max):
+            raise ValueError(f"token ids from {ids.min()} to {ids.max()} do not fit {self._dtype}")
+        self._bin.write(ids.astype(self._dtype).tobytes())
+        self.num_tokens += len(ids)
+
+    def _append(self, sizes: np.ndarray, items_per_document: np.ndarray) -> None:
+        self._sizes.append(sizes.astype("<i4"))
+        self._document_ends.append(self._num_items + np.cumsum(items_per_document, dtype="<i8"))
+        self._num_items += len(sizes)
+
+
+class IndexedDataset:
+    """PREFIX.bin and PREFIX.idx, memory-mapped: opening one of any size reads nothing but the header.
+
+    tokens: all ids in file order, flat, shape (tokens,)
+    sizes: int32, tokens of each item, shape (items,)
+    offsets: int64, where each item begins in `tokens`'s bytes, shape (items,)
+    document_index: int64, shape (documents + 1,), first item of each document; begins with 0, ends with the number of items
+
+    Raises UserError when a file is missing, cut short or of another format.
+    """
+
+    def __init__(self, path_prefix: str | Path) -> None:
+        index_path, bin_path = Path(f"{path_prefix}.idx"), Path(f"{path_prefix}.bin")
+        for path in (index_path, bin_path):
+            if not path.is_file():
+                raise UserError(f"{path}: expected a file of an indexed dataset, found none; make the corpus with data_tools.prepare.")
+        with open(index_path, "rb") as stream:
+            header = stream.read(_HEADER.size)
+        if len(header) < _HEADER.size or not header.startswith(MAGIC):
+            raise UserError(f"{index_path}: expected an MMIDIDX index, found another format; make the corpus anew.")
+        _, version, dtype_code, num_items, num_ends = _HEADER.unpack(header)
+        if version != VERSION or dtype_code not in DTYPES:
+            raise UserError(f"{index_path}: expected MMIDIDX version 1 of an integer dtype, found {version}, dtype code {dtype_code}.")
+        _check_size(index_path, _HEADER.size + 12 * num_items + 8 * num_ends)
+        self.sizes = _map(index_path, "<i4", _HEADER.size, num_items)
+        self.offsets = _map(index_path, "<i8", _HEADER.size + 4 * num_items, num_items)
+        self.document_index = _map(index_path, "<i8", _HEADER.size + 12 * num_items, num_ends)
+        dtype = np.dtype(DTYPES[dtype_code]).newbyteorder("<")
+        num_bytes = int(self.offsets[-1]) + int(self.sizes[-1]) * dtype.itemsize if num_items else 0
+        _check_size(bin_path, num_bytes)
+        self.tokens = _map(bin_path, dtype, 0, num_bytes // dtype.itemsize)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, item: int) -> np.ndarray:
+        """The ids of one item, a view of the mapped file."""
+        start = int(self.offsets[item]) // self.tokens.itemsize
+        return self.tokens[start : start + int(self.sizes[item])]
+
+
+def _map(path: Path, dtype: str | np.dtype, offset: int, length: int) -> np.ndarray:
+    if not length:  # an empty file cannot be mapped
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=(length,))
+
+
+def _check_size(path: Path, expected: int) -> None:
+    found = path.stat().st_size
+    if found != expected:
+        raise UserError(f"{path}: expected {expected} bytes, found {found}: the file is cut short or altered; make the corpus anew.")

@@ -1,0 +1,186 @@
+"""Input files as a stream of documents. What a file is, is told from its content, never from its name.
+
+Formats: MediaWiki XML dump; WikiExtractor's `<doc>` output; JSON lines with "text" (WikiExtractor's included); plain text, one
+paragraph a line, a blank line between documents. Each plain or compressed by bzip2, gzip or xz.
+"""
+
+import bz2
+import codecs
+import gzip
+import html
+import io
+import json
+import lzma
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TextIO
+from xml.etree import ElementTree
+
+from data_tools.errors import UserError
+
+HEAD_BYTES = 65536
+# A plain text without blank lines would be one document of any size; what is longer than this is taken as several.
+MAX_PARAGRAPHS = 10_000
+_DOC_START = re.compile(r"<doc\b[^>]*>\s*$")
+_DOC_TITLE = re.compile(r'\btitle="([^"]*)"')
+_REDIRECT = re.compile(r"\s*#\s*(redirect|넘겨주기)\b", re.IGNORECASE)
+
+
+class Document(NamedTuple):
+    """One article, not yet split. `position` counts the bytes of the file, as it lies on disk, read so far."""
+
+    title: str
+    text: str  # paragraphs, one a line; or MediaWiki markup
+    is_wikitext: bool
+    position: int
+
+
+def list_files(paths: list[Path]) -> list[Path]:
+    """The files under `paths` in sorted order, hidden ones left out. Raises UserError when a path is missing or holds no file."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            files.append(path)
+        elif path.is_dir():
+            found = [file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path))]
+            if not found:
+                raise UserError(f"--input {path}: expected text files, found a directory without files; name the folder that holds them.")
+            files += sorted(found, key=lambda file: file.relative_to(path).as_posix())
+        else:
+            raise UserError(f"--input {path}: expected a file or a directory, found nothing there; check the path.")
+    return files
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") for part in relative.parts)
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """The documents of one file. Raises UserError when it is damaged, cut short or no text."""
+    with open(path, "rb") as raw:
+        try:
+            stream = _decompress(raw)
+            head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+            for title, text, is_wikitext in _parse(stream, head, path):
+                yield Document(title, text, is_wikitext, raw.tell())
+        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(
+                f"{path}: expected a whole compressed file, found it cut short or damaged ({error}); fetch it again."
+            ) from error
+        except UnicodeDecodeError as error:
+            found = error.object[error.start]
+            raise UserError(
+                f"{path}: expected UTF-8 text (or a MediaWiki dump), found the byte 0x{found:02x}; convert the file or leave it out."
+            ) from error
+        except ElementTree.ParseError as error:
+            raise UserError(f"{path}: expected well-formed XML to the end, found: {error}; the dump is cut short or damaged.") from error
+        except OSError as error:  # bz2 reports damage so
+            raise UserError(f"{path}: cannot be read to the end: {error}; fetch it again or leave it out.") from error
+
+
+def _decompress(raw: BinaryIO) -> io.BufferedReader:
+    magic = raw.read(6)
+    raw.seek(0)
+    stream: Any = raw
+    if magic.startswith(b"BZh"):
+        stream = bz2.BZ2File(raw)
+    elif magic.startswith(b"\x1f\x8b"):
+        stream = gzip.GzipFile(fileobj=raw)
+    elif magic.startswith(b"\xfd7zXZ\x00"):
+        stream = lzma.LZMAFile(raw)  # noqa: SIM115  (the reader around it is the caller's)
+    return io.BufferedReader(stream, buffer_size=HEAD_BYTES)
+
+
+def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[tuple[str, str, bool]]:
+    """(title, text, whether it is wikitext) of each document, by the format that `head`, the file's beginning, shows."""
+    utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if utf16 else "utf-8-sig"
+    start = codecs.getincrementaldecoder(encoding)("replace").decode(head)
+    first_line = next((line for line in start.splitlines() if line.strip()), "")
+    if re.match(r"\s*(<\?xml\b[^>]*>\s*)?(<!--.*?-->\s*)*<mediawiki\b", start, re.DOTALL):
+        return _parse_mediawiki(stream)
+    if "\0" in start:
+        raise UserError(f"{path}: expected text, found binary data (a zero byte near the start); leave the file out.")
+    lines = io.TextIOWrapper(stream, encoding=encoding)
+    if _DOC_START.match(first_line.strip()):
+        return _parse_doc_elements(lines, path)
+    if first_line.lstrip().startswith("{"):
+        return _parse_json_lines(lines, path)
+    return _parse_plain(lines)
+
+
+def _parse_mediawiki(stream: BinaryIO) -> Iterator[tuple[str, str, bool]]:
+    """Articles (namespace 0) that are not redirects."""
+    pages = ElementTree.iterparse(stream, events=("start", "end"))
+    _, root = next(pages)
+    for event, element in pages:
+        if event == "start" or element.tag.rpartition("}")[2] != "page":
+            continue
+        namespace = element.findtext("{*}ns", "0")
+        text = element.findtext("{*}revision/{*}text") or ""
+        title = element.findtext("{*}title") or ""
+        if namespace.strip() == "0" and element.find("{*}redirect") is None and not _REDIRECT.match(text):
+            yield title, text, True
+        root.clear()  # or the whole dump stays in memory
+
+
+def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[tuple[str, str, bool]]:
+    """WikiExtractor: `<doc id= url= title=>`, the title again, the article, `</doc>`; <, > and & are escaped."""
+    paragraphs: list[str] | None = None
+    title = ""
+    for line in lines:
+        line = line.rstrip("\n")
+        if paragraphs is None:
+            if _DOC_START.match(line):
+                paragraphs = []
+                found = _DOC_TITLE.search(line)
+                title = html.unescape(found.group(1)) if found else ""
+            elif line.strip():
+                raise UserError(f'{path}: expected "<doc ...>" of WikiExtractor output, found {line[:60]!r}; run the extractor again.')
+        elif line.strip() == "</doc>":
+            if paragraphs and html.unescape(paragraphs[0]).strip() == title.strip():
+                paragraphs = paragraphs[1:]
+            yield title, html.unescape("\n".join(paragraphs)), False
+            paragraphs = None
+        else:
+            paragraphs.append(line)
+    if paragraphs is not None:
+        raise UserError(f'{path}: expected "</doc>" at the end, found none in {title!r}: the file is cut short; extract it again.')
+
+
+def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[tuple[str, str, bool]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            article = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: expected one JSON object a line, found {line[:60]!r} ({error}).") from error
+        text = article.get("text") if isinstance(article, dict) else None
+        if not isinstance(text, str):
+            raise UserError(f'{path}, line {number}: expected an object with a string "text", found {line[:60]!r}; mend the line.')
+        is_wikiextractor = {"id", "url", "title"} <= article.keys()  # which escapes <, > and &
+        yield str(article.get("title", "")), html.unescape(text) if is_wikiextractor else text, False
+
+
+def _parse_plain(lines: TextIO) -> Iterator[tuple[str, str, bool]]:
+    paragraphs: list[str] = []
+    for line in lines:
+        if line.strip():
+            paragraphs.append(line.rstrip("\n"))
+        if paragraphs and (not line.strip() or len(paragraphs) == MAX_PARAGRAPHS):
+            yield "", "\n".join(paragraphs), False
+            paragraphs = []
+    if paragraphs:
+        yield "", "\n".join(paragraphs), False
+
+
+def relative_name(file: Path, paths: list[Path]) -> str:
+    """A file's name as the manifest gives it: below the input it came from, so that it does not depend on the machine."""
+    for path in paths:
+        if path.is_dir() and file.is_relative_to(path):
+            return f"{path.resolve().name}/{file.relative_to(path).as_posix()}"
+    return os.path.basename(file)

@@ -1,0 +1,69 @@
+"""Which document goes to which split."""
+
+import random
+
+import numpy as np
+
+from data_tools.errors import UserError
+
+TRAIN, VALID, TEST, UNUSED = 0, 1, 2, 3
+DEFAULT_SENTENCES = {"valid": 100_000, "test": 88_000}  # the paper's, of 4.19M
+LARGEST_HELD_OUT = 0.1  # of all sentences, for the default sizes
+
+
+def held_out_sizes(total: int, valid: int | None, test: int | None) -> tuple[int, int, list[str]]:
+    """Sentences for valid and test, and notices. None asks for the default, which shrinks on small inputs; a number is held to.
+
+    Raises UserError when what is asked for leaves less than half of the `total` sentences for training.
+    """
+    factor = min(1.0, LARGEST_HELD_OUT * total / sum(DEFAULT_SENTENCES.values()))
+    sizes, notices = [], []
+    for name, asked in (("valid", valid), ("test", test)):
+        default = DEFAULT_SENTENCES[name]
+        sizes.append(asked if asked is not None else max(1, round(default * factor)))
+        if asked is None and factor < 1:
+            notices.append(f"--{name}-sentences: {sizes[-1]} instead of {default}, since the input has {total} sentences only")
+    if sum(sizes) > total / 2:
+        raise UserError(
+            f"--valid-sentences {sizes[0]} and --test-sentences {sizes[1]}: expected at most half of the input's {total} sentences; "
+            "give smaller numbers or more text."
+        )
+    return sizes[0], sizes[1], notices
+
+
+def assign_documents(num_sentences: np.ndarray, valid: int, test: int, max_train: int | None, seed: int) -> np.ndarray:
+    """The split of each document, uint8, from the sentences of each: valid, then test, then train are filled in an order shuffled
+    by `seed` with the documents that still fit, so that no document straddles splits and no split exceeds its size
+    (but by a document larger than the whole split, when no smaller one is left).
+
+    Raises UserError when there are fewer documents than splits.
+    """
+    sizes = num_sentences.tolist()
+    wanted = [(VALID, valid), (TEST, test), (TRAIN, max_train)]
+    if len(sizes) < sum(size != 0 for _, size in wanted):
+        raise UserError(
+            f"--input: expected at least 3 documents for train, valid and test, found {len(sizes)}; separate documents by blank lines, "
+            "or give --valid-sentences 0 --test-sentences 0."
+        )
+    left = list(range(len(sizes)))
+    random.Random(seed).shuffle(left)
+    assignment = np.full(len(sizes), UNUSED, np.uint8)
+    for split, target in wanted:
+        if target is None:
+            assignment[left] = split
+        elif target:
+            taken = _take(left, sizes, target)
+            assignment[taken] = split
+            left = [document for document in left if assignment[document] == UNUSED]
+    return assignment
+
+
+def _take(documents: list[int], sizes: list[int], target: int) -> list[int]:
+    taken, total = [], 0
+    for document in documents:
+        if total + sizes[document] <= target:
+            taken.append(document)
+            total += sizes[document]
+            if total == target:
+                break
+    return taken or [min(documents, key=lambda document: sizes[document])]

@@ -1,0 +1,251 @@
+"""The vocabulary: a SentencePiece unigram model, its normalisation, and its export as a Hugging Face tokenizer with the same ids.
+
+Two things make "the same ids" exact rather than nearly so:
+
+* Normalisation. SentencePiece rewrites the longest match of a rule table; Hugging Face's `Precompiled` normalizer looks at grapheme
+  clusters and takes the shortest match, so the two differ on conjoining jamo, stacked accents and more. The table here therefore
+  holds rules for single characters (NFKC) and for the pairs that Unicode composes (jamo into syllables, letter + accent) only, and the
+  export puts separators between characters so that `Precompiled` sees one at a time and `NFC` composes those pairs and no others.
+* Scores. SentencePiece adds log probabilities as float32, Hugging Face as float64; ties on long lines would break differently.
+  Scores are rounded to 1/64, so that both sums are exact.
+"""
+
+import io
+import json
+import tempfile
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # made at import
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from data_tools.errors import UserError
+
+MODEL_NAME = "sentencepiece.model"
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # in the order of their ids, which are RoBERTa's
+UNKNOWN_ID = 3
+MAX_LENGTH = 512
+SCORE_STEP = 1 / 64
+# The sums of an E-step depend on how many threads share it, so that the number is fixed: the same model on every machine.
+TRAINING_THREADS = 4
+
+_SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029\u2581"
+_INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060\ufeff" + "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
+_LEADING_JAMO, _VOWEL_JAMO, _TRAILING_JAMO = range(0x1100, 0x1113), range(0x1161, 0x1176), range(0x11A8, 0x11C3)
+_SYLLABLES_WITHOUT_TRAIL = range(0xAC00, 0xD7A4, 28)
+_JOINED, _APART = "\ufdd0", "\ufdd1"  # separators within the export's normalizer: noncharacters, which no text contains
+
+
+def character_rules() -> dict[str, str]:
+    """What a single character becomes: NFKC, but compatibility jamo (ㅋㅋ) stay themselves, since NFKC would make them conjoin
+    with what follows. Any white space becomes a space; control and invisible characters vanish (joiners stay, emoji need them)."""
+    rules = {}
+    for code_point in range(1, 0x110000):
+        character = chr(code_point)
+        category = unicodedata.category(character)
+        if category in ("Cs", "Cn", "Co"):
+            continue
+        if character in _SPACES or category == "Zs":
+            rules[character] = " "
+        elif category == "Cc" or character in _INVISIBLE:
+            rules[character] = ""
+        elif not 0x3131 <= code_point <= 0x318E:
+            rules[character] = unicodedata.normalize("NFKC", character)
+    for code_point in range(0xFFA0, 0xFFDD):  # halfwidth jamo: to the compatibility jamo, no further
+        decomposition = unicodedata.decomposition(chr(code_point)).split()
+        if decomposition:
+            rules[chr(code_point)] = chr(int(decomposition[1], 16))
+    for code_point in (0x115F, 0x1160, 0x3164, 0xFFA0):  # jamo fillers: invisible
+        rules[chr(code_point)] = ""
+    return {character: target for character, target in rules.items() if target != character}
+
+
+def accent_pairs() -> dict[tuple[str, str], str]:
+    """(letter, combining mark) -> the one character that Unicode composes of them, for letters that are not composed themselves."""
+    pairs = {}
+    for code_point in range(0x110000):
+        composed = chr(code_point)
+        decomposition = unicodedata.decomposition(composed).split()
+        if len(decomposition) != 2 or decomposition[0].startswith("<"):
+            continue
+        letter, mark = (chr(int(part, 16)) for part in decomposition)
+        if unicodedata.category(letter).startswith("M") or unicodedata.decomposition(letter):
+            continue
+        if unicodedata.normalize("NFC", letter + mark) == composed:
+            pairs[letter, mark] = composed
+    return pairs
+
+
+def normalization_table() -> str:
+    """The rules as SentencePiece's TSV: code points in hexadecimal, source, tab, target."""
+    rules = character_rules() | {letter + mark: composed for (letter, mark), composed in accent_pairs().items()}
+    for leading in _LEADING_JAMO:
+        for vowel in _VOWEL_JAMO:
+            syllable = chr(leading) + chr(vowel)
+            rules[syllable] = unicodedata.normalize("NFC", syllable)
+            for trailing in _TRAILING_JAMO:
+                rules[syllable + chr(trailing)] = unicodedata.normalize("NFC", syllable + chr(trailing))
+    for syllable_code in _SYLLABLES_WITHOUT_TRAIL:
+        for trailing in _TRAILING_JAMO:
+            rules[chr(syllable_code) + chr(trailing)] = chr(syllable_code + trailing - 0x11A7)
+    return "".join(f"{_hexadecimal(source)}\t{_hexadecimal(target)}\n" for source, target in sorted(rules.items()))
+
+
+def train_vocabulary(sentences: Iterable[str], size: int) -> bytes:
+    """A SentencePiece unigram model of `size` pieces, special tokens included. The same sentences give the same bytes.
+
+    Raises UserError when the text does not support that many pieces.
+    """
+    model = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="ascii") as table:
+        table.write(normalization_table())
+        table.flush()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(sentences),
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=size,
+                normalization_rule_tsv=table.name,
+                character_coverage=0.9995,
+                bos_id=0,
+                pad_id=1,
+                eos_id=2,
+                unk_id=UNKNOWN_ID,
+                bos_piece=SPECIAL_TOKENS[0],
+                pad_piece=SPECIAL_TOKENS[1],
+                eos_piece=SPECIAL_TOKENS[2],
+                unk_piece=SPECIAL_TOKENS[3],
+                control_symbols=list(SPECIAL_TOKENS[4:]),
+                num_threads=TRAINING_THREADS,
+                max_sentence_length=4192,  # bytes; longer ones are left out of the training
+                minloglevel=2,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--vocab-size {size}: expected text that supports that many pieces; SentencePiece says: {reason} "
+                "Give a smaller --vocab-size or more text."
+            ) from error
+    return _with_exact_scores(model.getvalue(), table.name)
+
+
+def _with_exact_scores(model_bytes: bytes, table_name: str) -> bytes:
+    """Round the scores to SCORE_STEP and take the temporary file's name, which is another every time, out of the model."""
+    model = ModelProto.FromString(model_bytes)
+    for piece in model.pieces:
+        piece.score = round(piece.score / SCORE_STEP) * SCORE_STEP
+    assert model.normalizer_spec.normalization_rule_tsv == table_name
+    model.normalizer_spec.normalization_rule_tsv = ""
+    model.normalizer_spec.name = "nfkc_jamo"
+    return model.SerializeToString(deterministic=True)
+
+
+def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
+    """The SentencePiece model of a tokenizer folder. Raises UserError when there is none or it cannot be read."""
+    model_file = tokenizer_dir / MODEL_NAME
+    if not model_file.is_file():
+        raise UserError(f"{tokenizer_dir}: expected a tokenizer folder with {MODEL_NAME} in it, found none; give one that prepare made.")
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{model_file}: expected a SentencePiece model, but it cannot be read; make the folder anew.") from error
+
+
+def export_tokenizer(model_bytes: bytes, folder: Path) -> None:
+    """Write a folder that `AutoTokenizer.from_pretrained` loads as a fast tokenizer: model, tokenizer.json and its configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL_NAME).write_bytes(model_bytes)
+    build_tokenizer(model_bytes).save(str(folder / "tokenizer.json"))
+    start, padding, end, unknown, mask = SPECIAL_TOKENS
+    configuration = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": MAX_LENGTH,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "bos_token": start,
+        "eos_token": end,
+        "cls_token": start,
+        "sep_token": end,
+        "pad_token": padding,
+        "unk_token": unknown,
+        "mask_token": mask,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
+
+
+def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
+    """The SentencePiece model of a tokenizer folder, once its Hugging Face side has been seen to give the same ids.
+
+    Raises UserError when a file is missing or the two disagree (XLM-R's tokenizer, for one, shifts SentencePiece's ids).
+    """
+    processor = load_processor(folder)
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise UserError(f"{folder / 'tokenizer.json'}: expected a Hugging Face tokenizer, but it cannot be read.") from error
+    probes = [
+        "".join(processor.id_to_piece(list(range(5, processor.vocab_size())))[:2000]),
+        "가나다 ABC 123 ①②③ e\u0301",
+        "한 \u1112\u1161\u11ab 字",
+    ]
+    special_ids = [processor.piece_to_id(token) for token in SPECIAL_TOKENS]
+    same_ids = all(tokenizer.encode(probe, add_special_tokens=False).ids == processor.encode(probe) for probe in probes)
+    if special_ids != list(range(len(SPECIAL_TOKENS))) or not same_ids:
+        raise UserError(f"{folder}: expected tokenizer.json to give the ids of {MODEL_NAME}, but they differ; give one that prepare made.")
+    return processor
+
+
+def build_tokenizer(model_bytes: bytes) -> Tokenizer:
+    """The Hugging Face tokenizer that gives the ids of this SentencePiece model, `<s> $A </s>` around them."""
+    model = ModelProto.FromString(model_bytes)
+    tokenizer = Tokenizer(models.Unigram([(piece.piece, piece.score) for piece in model.pieces], unk_id=UNKNOWN_ID, byte_fallback=False))
+    tokenizer.normalizer = _build_normalizer(model.normalizer_spec.precompiled_charsmap)
+    # "first": what follows an added token (a mask, an entity marker) without a space is glued to it, as it is in the text
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=True)
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="first", split=True)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+def _build_normalizer(charsmap: bytes) -> normalizers.Normalizer:
+    letters = sorted({letter for letter, _ in accent_pairs()})
+    marks = sorted({mark for _, mark in accent_pairs()})
+    vanishing = [character for character, target in character_rules().items() if not target]
+    composing = "|".join(
+        [
+            f"(?<=[{_ranges(letters)}])(?=[{_ranges(marks)}])",
+            r"(?<=[\x{1100}-\x{1112}])(?=[\x{1161}-\x{1175}])",
+            r"(?<=[\x{1161}-\x{1175}])(?=[\x{11A8}-\x{11C2}])",
+            f"(?<=[{_ranges([chr(code) for code in _SYLLABLES_WITHOUT_TRAIL])}])(?=[\\x{{11A8}}-\\x{{11C2}}])",
+        ]
+    )
+    plain = r"\x20-\x7E\x{AC00}-\x{D7A3}\x{4E00}-\x{9FFF}" + _JOINED  # no rule, no grapheme cluster: needs no separator
+    return normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(f"[{_JOINED}{_APART}]"), "\ufdd2"),
+            # Metaspace marks a start of text only where nothing was cut off before it, but accepts a space instead
+            normalizers.Replace(Regex(f"^[{_ranges(vanishing)}]+"), " "),
+            normalizers.Replace(Regex(composing), _JOINED),
+            normalizers.Replace(Regex(f"(?<=[^{plain}])(?=[^{_JOINED}])|(?<=[^{_JOINED}])(?=[^{plain}])"), _APART),
+            normalizers.Precompiled(charsmap),
+            normalizers.Replace(_JOINED, ""),
+            normalizers.NFC(),
+            normalizers.Replace(_APART, ""),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Strip(left=False, right=True),
+        ]
+    )
+
+
+def _ranges(characters: list[str]) -> str:
+    return "".join(f"\\x{{{ord(character):X}}}" for character in characters)
+
+
+def _hexadecimal(text: str) -> str:
+    return " ".join(f"{ord(character):X}" for character in text)
