@@ -7,8 +7,10 @@ Formats, shown for subject 김철수 (PER) and object 서울 (LOC) in `김철수
     typed-punct   @*사람*김철수@는 #^장소^서울#에서                   plain text (Zhou & Chen 2022), no added token
     none          김철수는 서울에서
 
-Markers go in exactly at the offsets, without spaces. They cut a word in two, and a tokenizer then reads what follows an end marker
-as the start of a word; as the official preprocessing does, that token is glued to the word again (see `_glued`).
+Markers go in exactly at the offsets, and every token keeps what the sentence says about spaces. An end marker cuts a word in two, and
+many tokenizers read what follows as the start of a word: as the official preprocessing does, that token is glued on again (see
+`_Glue`). An opening marker hides the word start of the entity from tokenizers that look only at the space before it: where the
+entity begins a word, a space goes behind the marker. To tokenizers that see a word start there anyway it changes nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,7 @@ from trainer.relations import ENTITY_TYPES, Entity, Relation
 
 INPUT_FORMATS = ("untyped", "typed", "typed-punct", "none")
 WORD_START = "▁"  # U+2581, how SentencePiece writes the space before a word
+PUNCTUATION = "@*#^"  # around the subject and its type, around the object and its type
 TYPE_WORDS = {"PER": "사람", "ORG": "단체", "LOC": "장소", "DAT": "날짜", "POH": "기타", "NOH": "수량"}
 BATCH_ROWS = 1000  # rows given to the tokenizer at once: it works on a batch in parallel
 
@@ -46,7 +49,7 @@ class EncodedRelations:
 
 
 def marker_tokens(input_format: str) -> list[str]:
-    """The special tokens that a format adds to the vocabulary, in a fixed order."""
+    """The special tokens that a format always adds to the vocabulary, in a fixed order."""
     if input_format == "untyped":
         return ["<subj>", "</subj>", "<obj>", "</obj>"]
     if input_format == "typed":
@@ -62,15 +65,24 @@ def mark(row: Relation, input_format: str) -> MarkedText:
         opening, closing = _marker_pair(role, entity, input_format)
         text += row.sentence[position : entity.start]
         start = len(text)
-        text += opening + row.sentence[entity.start : entity.end + 1] + closing
+        # An opening marker takes the place where the tokenizer would see the word begin; the space repeats it for the entity's first token.
+        begins_word = opening and (entity.start == 0 or row.sentence[entity.start - 1].isspace())
+        text += opening + (" " if begins_word else "") + row.sentence[entity.start : entity.end + 1] + closing
         regions.append((start, len(text)))
         position = entity.end + 1
     return MarkedText(text + row.sentence[position:], (regions[0], regions[1]))
 
 
 def add_markers(tokenizer: PreTrainedTokenizerBase, input_format: str) -> int:
-    """Add the format's special tokens to the tokenizer; returns how many were new."""
-    tokens = [token for token in marker_tokens(input_format) if token not in tokenizer.get_vocab()]
+    """Add what the format needs to the tokenizer's special tokens; returns how many were new.
+
+    Of typed-punct's signs only those are added that the tokenizer would read as its unknown token, which cannot tell the entities apart.
+    """
+    tokens = marker_tokens(input_format)
+    if input_format == "typed-punct":
+        tokens = [sign for sign in PUNCTUATION if tokenizer.unk_token_id in tokenizer(sign, add_special_tokens=False)["input_ids"]]
+    vocabulary = tokenizer.get_vocab()
+    tokens = [token for token in tokens if token not in vocabulary]
     if tokens:
         tokenizer.add_special_tokens({"additional_special_tokens": tokens}, replace_extra_special_tokens=False)
     return len(tokens)
@@ -145,7 +157,7 @@ def _marker_pair(role: str, entity: Entity, input_format: str) -> tuple[str, str
     if input_format == "typed":
         return f"<{role}:{entity.type}>", f"</{role}:{entity.type}>"
     if input_format == "typed-punct":
-        outer, inner = ("@", "*") if role == "subj" else ("#", "^")
+        outer, inner = tuple(PUNCTUATION[:2] if role == "subj" else PUNCTUATION[2:])
         return f"{outer}{inner}{TYPE_WORDS[entity.type]}{inner}", outer
     assert input_format == "none", input_format
     return "", ""
@@ -155,13 +167,13 @@ def _tokenize(
     rows: Sequence[Relation], tokenizer: PreTrainedTokenizerBase, input_format: str
 ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
     """(token ids, the two entities' token places) of each row, without the tokenizer's own special tokens."""
-    continuation = _continuation(tokenizer)
+    glue = _Glue(tokenizer)
     for begin in range(0, len(rows), BATCH_ROWS):
         marked = [mark(row, input_format) for row in rows[begin : begin + BATCH_ROWS]]
         batch = tokenizer([m.text for m in marked], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         for m, ids, offsets in zip(marked, batch["input_ids"], batch["offset_mapping"], strict=True):
             if input_format != "none":
-                ids, offsets = _glued(m, ids, offsets, tokenizer, continuation)
+                ids, offsets = glue.apply(m, ids, offsets)
             yield ids, [_places(region, offsets) for region in m.regions]
 
 
@@ -174,53 +186,45 @@ def _places(region: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> tupl
     return touching[0], touching[-1] + 1
 
 
-def _continuation(tokenizer: PreTrainedTokenizerBase) -> str:
-    """How the tokenizer tells a word's start from its inside: WORD_START (SentencePiece), '##' (WordPiece), '' (neither)."""
-    prefix = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
-    if prefix:
-        return prefix
-    return WORD_START if any(token.startswith(WORD_START) for token in tokenizer.get_vocab()) else ""
-
-
-def _glued(
-    marked: MarkedText, ids: list[int], offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase, continuation: str
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Undo the word start that a tokenizer sees after an end marker which stands inside a word (`</subj>는`).
+class _Glue:
+    """Undoes the word start that a tokenizer sees after an end marker which stands inside a word (`</subj>는`).
 
     SentencePiece: a lone U+2581 goes, a leading one is taken off. WordPiece: a token that begins with a Hangul letter gets its '##'.
     As the official code, with one difference: where the glued token is not in the vocabulary, official code gives an unknown
     token; here SentencePiece splits the rest of the token anew, and WordPiece keeps the token as it was.
     """
-    for _, end in reversed(marked.regions):  # from the right, so that places to the left stay valid
-        if end == len(marked.text) or marked.text[end].isspace():
-            continue
-        place = next((place for place, (start, stop) in enumerate(offsets) if start >= end and stop > start), None)
-        if place is None:
-            continue
-        # A lone U+2581 may carry an empty span or that of the character after it; it directly follows the marker in any case.
-        while place > 0 and offsets[place - 1][0] >= end:
-            place -= 1
-        token = tokenizer.convert_ids_to_tokens(ids[place])
-        glued = _glued_token(token, ids[place], tokenizer, continuation)
-        ids = [*ids[:place], *glued, *ids[place + 1 :]]
-        offsets = [*offsets[:place], *[offsets[place]] * len(glued), *offsets[place + 1 :]]
-    return ids, offsets
 
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = tokenizer.backend_tokenizer.model
+        self.vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.tokens = {token_id: token for token, token_id in self.vocabulary.items()}
+        self.special_ids = set(tokenizer.all_special_ids)
+        self.wordpiece_prefix: str = getattr(self.model, "continuing_subword_prefix", None) or ""
+        self.sentencepiece = not self.wordpiece_prefix and any(token.startswith(WORD_START) for token in self.vocabulary)
 
-def _glued_token(token: str, token_id: int, tokenizer: PreTrainedTokenizerBase, continuation: str) -> list[int]:
-    vocabulary = tokenizer.get_vocab()
-    if token_id in tokenizer.all_special_ids or not continuation:
-        return [token_id]
-    if continuation == WORD_START:
-        rest = token.removeprefix(WORD_START)
-        if rest == token:
+    def apply(self, marked: MarkedText, ids: list[int], offsets: list[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+        """The glued ids, and the character span (start, end) of each."""
+        for _, end in reversed(marked.regions):  # from the right, so that places to the left stay valid
+            if end == len(marked.text) or marked.text[end].isspace():
+                continue
+            place = next((place for place, (start, _) in enumerate(offsets) if start >= end), None)
+            if place is not None:
+                glued = self._continued(ids[place])
+                ids = [*ids[:place], *glued, *ids[place + 1 :]]
+                offsets = [*offsets[:place], *[offsets[place]] * len(glued), *offsets[place + 1 :]]
+        return ids, offsets
+
+    def _continued(self, token_id: int) -> list[int]:
+        """The token as it reads inside a word; none, one or several."""
+        token = self.tokens[token_id]
+        if token_id in self.special_ids:
             return [token_id]
-        if not rest or rest in vocabulary:
-            return [vocabulary[rest]] if rest else []
-        return [piece.id for piece in tokenizer.backend_tokenizer.model.tokenize(rest)]
-    if token.startswith(continuation) or not _is_hangul(token[0]):
+        if self.sentencepiece and token.startswith(WORD_START):
+            rest = token.removeprefix(WORD_START)
+            return [self.vocabulary[rest]] if rest in self.vocabulary else [piece.id for piece in self.model.tokenize(rest)] if rest else []
+        if self.wordpiece_prefix and not token.startswith(self.wordpiece_prefix) and _is_hangul(token[0]):
+            return [self.vocabulary.get(self.wordpiece_prefix + token, token_id)]
         return [token_id]
-    return [vocabulary.get(continuation + token, token_id)]
 
 
 def _is_hangul(character: str) -> bool:

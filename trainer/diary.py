@@ -1,0 +1,73 @@
+"""What a fine-tuning run tells: metrics.jsonl, TensorBoard, and a progress bar, or a line a logged step where nobody watches."""
+
+import json
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from trainer.journal import read_rows
+
+
+class Diary:
+    """One row per logged step, in `D/metrics.jsonl` and under `D/tensorboard`."""
+
+    def __init__(self, folder: Path, step: int, total_steps: int, batch_size: int) -> None:
+        """step: finished steps; rows beyond it, written before an interruption, are taken out."""
+        path = folder / "metrics.jsonl"
+        kept = [row for row in read_rows(path) if row["step"] <= step]
+        aside = path.with_suffix(".partial")
+        aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        aside.replace(path)
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._watched = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_steps * batch_size,
+            initial=step * batch_size,
+            unit="row",
+            dynamic_ncols=True,
+            disable=not self._watched,
+            smoothing=0.05,
+        )
+        self._total_steps, self._batch_size = total_steps, batch_size
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Begin the time that `speed` is measured over, so that evaluations and checkpoints are not in it."""
+        self._rows, self._since = 0, time.monotonic()
+
+    def speed(self) -> float:
+        """Rows a second since the clock was started."""
+        return self._rows / (time.monotonic() - self._since)
+
+    def advance(self, rows: int) -> None:
+        """One step over so many rows is done."""
+        self._rows += rows
+        self._bar.update(rows)
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Write the row of `row["step"]`; it holds at least step, epoch, loss and examples_per_second."""
+        self._file.write(json.dumps(row) + "\n")
+        for key, value in row.items():
+            if key not in ("step", "epoch"):
+                group = "eval" if key.startswith("eval_") else "train"
+                self._board.add_scalar(f"{group}/{key.removeprefix('eval_')}", value, row["step"])
+        self._board.flush()
+        scores = "".join(f", {key.removeprefix('eval_')} {row[key]:.2f}" for key in ("eval_micro_f1", "eval_auprc") if key in row)
+        if self._watched:
+            self._bar.set_postfix_str(f"loss {row['loss']:.3f}{scores}")
+        if scores or not self._watched:
+            seconds_left = (self._total_steps - row["step"]) * self._batch_size / row["examples_per_second"]
+            speed = f"{row['examples_per_second']:.1f} rows/s, {timedelta(seconds=round(seconds_left))} left"
+            self._bar.write(f"epoch {row['epoch']}, step {row['step']}/{self._total_steps}: loss {row['loss']:.3f}{scores}; {speed}")
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        self._board.close()

@@ -1,0 +1,306 @@
+"""Fine-tuning on KLUE-RE: one process, one device, exact resumption.
+
+    D/settings.json        what the run was started with; another start must agree
+    D/metrics.jsonl        one object a logged step; at the end of an epoch with the scores on the evaluation file
+    D/tensorboard/         the same
+    D/checkpoints/         newest state (weights, Adam moments, step); removed when the model is done
+    D/config.json, model.safetensors, tokenizer.json ...   the model after the last epoch; config.json comes last
+    D/report.json          its scores, when there is an evaluation file
+
+The model is always that of the last epoch: nothing is selected on the evaluation file. Batch order is a function of (seed, epoch),
+dropout of (seed, step), so that there is no generator state to save.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_tools.errors import UserError
+from trainer import checkpoint as checkpoints
+from trainer.classifier import (
+    DEFAULT_MAX_LENGTH,
+    Classifier,
+    has_bf16,
+    new_classifier,
+    padded_batch,
+    pick_device,
+    predict_probabilities,
+    save_classifier,
+)
+from trainer.diary import Diary
+from trainer.markers import INPUT_FORMATS, EncodedRelations, encode_relations
+from trainer.relations import Relation, read_relations
+from trainer.scores import score_relations
+
+# KLUE's official values, the same for every run.
+WEIGHT_DECAY = 0.0
+WARMUP_SHARE = 0.1
+MAX_GRAD_NORM = 1.0
+GROUPED_BATCHES = 32  # batches whose rows are sorted by length together: little padding, and still a different order every epoch
+LOG_STEPS = 50
+SAVE_SECONDS = 600  # a checkpoint at the next logged step after this time, and at the end of every epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A fine-tuning run as the command line gives it."""
+
+    model: str
+    train_file: Path
+    output_dir: Path
+    eval_file: Path | None = None
+    epochs: int = 15
+    batch_size: int = 32
+    learning_rate: float = 1e-5
+    input_format: str = "untyped"
+    max_length: int = DEFAULT_MAX_LENGTH
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value that cannot be meant."""
+        for name in ("epochs", "batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(self, name)}")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed: expected 0 to {2**31 - 1}, found {self.seed}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(f"--learning-rate: expected a number above 0 (1e-5 to 5e-5 are usual), found {self.learning_rate}")
+        if self.input_format not in INPUT_FORMATS:
+            raise UserError(f"--input-format: expected one of {', '.join(INPUT_FORMATS)}, found {self.input_format!r}")
+
+
+def train(settings: Settings) -> None:
+    """Fine-tune, or go on where an interrupted run of the same settings was. Raises UserError for what the user must mend."""
+    output = settings.output_dir
+    train_rows = read_relations(settings.train_file)
+    eval_rows = read_relations(settings.eval_file) if settings.eval_file else []
+    _check_output(settings)
+    if (output / "config.json").is_file():
+        print(f"{output}: already finished with these settings; nothing to do")
+        return
+    classifier, fresh = new_classifier(settings.model, settings.input_format, settings.max_length, settings.seed)
+    device = pick_device()
+    classifier.model.to(device)  # type: ignore[arg-type]
+    train_data = _encode(train_rows, classifier, settings.train_file)
+    eval_data = _encode(eval_rows, classifier, settings.eval_file) if settings.eval_file else None
+    _claim(settings)  # only now: a start that failed above leaves nothing behind
+    print(_plan(settings, classifier, fresh, device, len(train_rows)), flush=True)
+    labels = torch.tensor([row.label for row in train_rows], device=device)
+    score = (lambda: _score(classifier, eval_rows, eval_data)) if eval_data else None
+    scores = _run_epochs(settings, classifier, train_data, labels, score)
+    if scores:
+        report = output / "report.json"
+        aside = report.with_suffix(".partial")
+        aside.write_text(json.dumps({"model": str(output), "data": str(settings.eval_file), **scores}, indent=1) + "\n", encoding="utf-8")
+        aside.replace(report)
+    save_classifier(classifier, output)
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    tail = f"; last epoch on {settings.eval_file}: micro-F1 {scores['micro_f1']:.2f}, AUPRC {scores['auprc']:.2f}" if scores else ""
+    print(f"model in {output}{tail}")
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The row numbers of every batch of an epoch: all rows once, rows of like length together, the last batch may be smaller."""
+    generator = np.random.default_rng([seed, epoch])
+    rows = generator.permutation(len(lengths))
+    sizes = np.asarray(lengths)
+    batches = []
+    for begin in range(0, len(rows), batch_size * GROUPED_BATCHES):
+        group = rows[begin : begin + batch_size * GROUPED_BATCHES]
+        group = group[np.argsort(-sizes[group], kind="stable")]
+        batches += [group[start : start + batch_size] for start in range(0, len(group), batch_size)]
+    return [batches[place] for place in generator.permutation(len(batches))]
+
+
+def learning_rate(peak: float, step: int, total_steps: int) -> float:
+    """Rate of the update that follows `step` finished ones: linear from 0 to `peak` over the warm-up, then linear to 0 at total_steps."""
+    warmup = math.ceil(WARMUP_SHARE * total_steps)
+    return peak * (step + 1) / (warmup + 1) if step < warmup else peak * (total_steps - step) / max(1, total_steps - warmup)
+
+
+def _run_epochs(
+    settings: Settings,
+    classifier: Classifier,
+    data: EncodedRelations,
+    labels: torch.Tensor,
+    score: Callable[[], dict[str, Any]] | None,
+) -> dict[str, Any]:
+    """The training loop. `score` evaluates the model as it is. Returns the scores of the last epoch, empty without an evaluation file."""
+    lengths = [len(ids) for ids in data.input_ids]
+    steps_per_epoch = math.ceil(len(lengths) / settings.batch_size)
+    total_steps = settings.epochs * steps_per_epoch
+    optimizer = torch.optim.AdamW(classifier.model.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
+    step = _restore(settings.output_dir, classifier, optimizer)
+    diary = Diary(settings.output_dir, step, total_steps, settings.batch_size)
+    scores: dict[str, Any] = {}
+    saved_at, losses = time.monotonic(), []
+    for epoch in range(step // steps_per_epoch, settings.epochs):
+        batches = epoch_batches(lengths, settings.batch_size, settings.seed, epoch)
+        for rows in batches[step - epoch * steps_per_epoch :]:
+            rate = learning_rate(settings.learning_rate, step, total_steps)
+            torch.manual_seed(settings.seed * 2**32 + step)  # dropout
+            loss, grad_norm = _update(classifier, optimizer, rate, [data.input_ids[row] for row in rows], labels[torch.from_numpy(rows)])
+            step += 1
+            losses.append(loss)
+            diary.advance(len(rows))
+            at_end = step % steps_per_epoch == 0
+            if not at_end and step % LOG_STEPS:
+                continue
+            row = {"step": step, "epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "lr": rate, "grad_norm": grad_norm.item()}
+            losses = []
+            if not math.isfinite(row["loss"]):
+                raise UserError(
+                    f"--learning-rate {settings.learning_rate:g}: the loss is no longer finite at step {step}; give a lower rate"
+                )
+            row["examples_per_second"] = diary.speed()
+            if at_end and score:
+                scores = score()
+                row |= {f"eval_{key}": scores[key] for key in ("micro_f1", "auprc", "accuracy")}
+            diary.record(row)
+            if at_end or time.monotonic() - saved_at > SAVE_SECONDS:
+                _save(settings.output_dir, classifier, optimizer, step)
+                saved_at = time.monotonic()
+            diary.start_clock()
+    diary.close()
+    return score() if score and not scores else scores  # none yet: killed between the last checkpoint and the end
+
+
+def _score(classifier: Classifier, rows: Sequence[Relation], data: EncodedRelations) -> dict[str, Any]:
+    return score_relations(np.array([row.label for row in rows]), predict_probabilities(classifier, data.input_ids))
+
+
+def _update(
+    classifier: Classifier, optimizer: torch.optim.Optimizer, rate: float, rows: list[list[int]], labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step on a batch: loss and gradient norm before clipping, both scalars still on the device."""
+    model = classifier.model
+    model.train()
+    with torch.autocast(labels.device.type, torch.bfloat16, enabled=has_bf16(labels.device)):
+        logits = model(**padded_batch(classifier, rows)).logits
+    loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+    loss.backward()
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.detach(), grad_norm
+
+
+def _save(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer, step: int) -> None:
+    partial = output / "checkpoints" / f"step-{step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    parameters = dict(classifier.model.named_parameters())
+    moments = {name: (state["exp_avg"], state["exp_avg_sq"]) for name, p in parameters.items() if (state := optimizer.state.get(p))}
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    entries = ((name, p.detach(), moments.get(name)) for name, p in parameters.items())
+    files = checkpoints.write_entries(partial, "0", shapes, set(moments), entries)
+    records = {name: {"shape": shapes[name], "file": "0", "adam_step": step if name in moments else 0} for name in shapes}
+    checkpoints.seal(partial, {"step": step, "parameters": records}, files)
+    checkpoints.prune(output, keep_last=1, keep_steps=set())
+
+
+def _restore(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer) -> int:
+    """Put the newest good checkpoint into model and optimizer. Returns its step, 0 when there is none."""
+    newest, problems = checkpoints.newest(output)
+    for problem in problems:
+        print(f"passed over: {problem}")
+    if newest is None:
+        return 0
+    parameters = dict(classifier.model.named_parameters())
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    with torch.no_grad():
+        for place, (name, value, adam) in enumerate(newest.entries(parameters)):
+            parameters[name].copy_(value)
+            if adam:
+                step = torch.tensor(float(newest.adam_steps[name]))
+                moments[place] = {"step": step, "exp_avg": adam[0].clone(), "exp_avg_sq": adam[1].clone()}
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    print(f"goes on from step {newest.state['step']}")
+    return int(newest.state["step"])
+
+
+def _check_output(settings: Settings) -> None:
+    """Raises UserError when the output folder is that of another run, or of something else."""
+    output = settings.output_dir
+    path = output / "settings.json"
+    if not path.is_file():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(
+                f"--output-dir {output}: expected a new or empty folder, or one of an earlier run, found other files; give another"
+            )
+        return
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: expected the settings of a run as JSON, found something else; give another --output-dir") from None
+    mine = _identity(settings)
+    differing = [f"{key}: {theirs.get(key)} there, {mine[key]} now" for key in mine if theirs.get(key) != mine[key]]
+    if differing:
+        raise UserError(
+            f"--output-dir {output}: expected a run of the same settings, found others ({'; '.join(differing)}); "
+            "give another --output-dir, or the settings of that run to go on with it"
+        )
+
+
+def _claim(settings: Settings) -> None:
+    """Make the output folder this run's own."""
+    path = settings.output_dir / "settings.json"
+    given = {"model_given": settings.model, "train_file_given": str(settings.train_file)}  # for people; not compared
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".partial")
+        aside.write_text(json.dumps(_identity(settings) | given, indent=1) + "\n", encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(f"--output-dir {settings.output_dir}: cannot be written ({error.strerror}); give another") from None
+
+
+def _identity(settings: Settings) -> dict[str, Any]:
+    """What makes two runs the same: the settings, with files by content. The evaluation file changes nothing in the training."""
+    identity = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("output_dir", "eval_file", "train_file", "model")}
+    folder = Path(settings.model)
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder.is_dir() else []
+    model = f"contents {_digest(files)}" if files else settings.model
+    return {"model": model, "train_file": f"contents {_digest([settings.train_file])}", **identity}
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with open(path, "rb") as file:
+            while data := file.read(1 << 22):
+                digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def _encode(rows: Sequence[Relation], classifier: Classifier, path: Path) -> EncodedRelations:
+    encoded = encode_relations(rows, classifier.tokenizer, classifier.input_format, classifier.max_length, str(path))
+    mean = np.mean([len(ids) for ids in encoded.input_ids])
+    cut = f"{encoded.num_cut:,} cut to {classifier.max_length} around their entities"
+    print(f"{path}: {len(rows):,} rows, {mean:.0f} tokens each on average, {cut}")
+    return encoded
+
+
+def _plan(settings: Settings, classifier: Classifier, fresh: list[str], device: torch.device, num_rows: int) -> str:
+    parameters = sum(p.numel() for p in classifier.model.parameters())
+    precision = "bf16 autocast" if has_bf16(device) else "fp32"
+    new = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh})) or "nothing"
+    steps = settings.epochs * math.ceil(num_rows / settings.batch_size)
+    return (
+        f"{settings.model}: {parameters / 1e6:.1f}M parameters; newly initialised: {new}\n"
+        f"{settings.epochs} epochs, {steps:,} steps of {settings.batch_size} rows, learning rate {settings.learning_rate:g}, "
+        f"format {settings.input_format}, {device} in {precision}, seed {settings.seed}"
+    )

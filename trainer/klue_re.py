@@ -1,0 +1,79 @@
+"""Relation extraction on KLUE-RE: fine-tune a model, evaluate it, compare several.
+
+    python trainer/klue_re.py train --model run/model --train-file klue-re-v1.1_train.json --eval-file klue-re-v1.1_dev.json --output-dir D
+    python trainer/klue_re.py eval --model D --data klue-re-v1.1_dev.json --report R.json --predictions P.jsonl
+    python trainer/klue_re.py compare --model xpt=run/model --model seed=SEED --train-file F --eval-file F --seeds 0 1 2 --output-dir D
+
+Runs on a GPU where there is one, else on the CPU (OMP_NUM_THREADS sets the threads). A train or compare that was interrupted goes
+on where it was when the same command is given again.
+"""
+
+import argparse
+from pathlib import Path
+
+from data_tools.errors import run_command
+
+
+def main() -> None:
+    arguments = _parse()
+    # After parsing, so that --help and mistakes answer at once: these take seconds to import.
+    from trainer.classifier import quiet_transformers
+    from trainer.comparison import compare, named_models
+    from trainer.evaluation import evaluate, summary
+    from trainer.finetune import Settings, train
+
+    quiet_transformers()
+    if arguments.command == "eval":
+        print(summary(evaluate(arguments.model, arguments.data, arguments.report, arguments.predictions)))
+        return
+    shared = {
+        name: getattr(arguments, name)
+        for name in ("train_file", "eval_file", "epochs", "batch_size", "learning_rate", "input_format", "max_length")
+    }
+    if arguments.command == "train":
+        train(Settings(model=arguments.model, output_dir=arguments.output_dir, seed=arguments.seed, **shared))
+    else:
+        print(compare(named_models(arguments.model), arguments.seeds, arguments.output_dir, shared))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="klue_re.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="fine-tune a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    train.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID", help="a Hugging Face model folder or Hub id")
+    train.add_argument("--eval-file", type=Path, help="rows to score after every epoch; the model of the last epoch stays in any case")
+    train.add_argument("--output-dir", type=Path, required=True, help="where the fine-tuned model, metrics and TensorBoard logs go")
+    train.add_argument("--seed", type=int, default=0, help="of the new head, the order of the rows and dropout")
+    _add_recipe(train)
+
+    evaluate = commands.add_parser("eval", help="score a fine-tuned model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    evaluate.add_argument("--model", required=True, metavar="D", help="a folder that `train` wrote")
+    evaluate.add_argument("--data", type=Path, required=True, help="KLUE-RE rows: KLUE's JSON, or JSON lines")
+    evaluate.add_argument("--report", type=Path, help="write the scores there, as JSON")
+    evaluate.add_argument("--predictions", type=Path, help="write every row's probabilities there, as JSON lines")
+
+    compare = commands.add_parser(
+        "compare", help="fine-tune and score several models", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    compare.add_argument(
+        "--model", required=True, nargs="+", action="extend", metavar="NAME=DIR_OR_HUB_ID", help="a model and the name it has in the table"
+    )
+    compare.add_argument("--eval-file", type=Path, required=True, help="rows to score each model on after its last epoch")
+    compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="every model is fine-tuned once with each")
+    compare.add_argument("--output-dir", type=Path, required=True, help="NAME/seed-N of every model, table.md and table.json")
+    _add_recipe(compare)
+    return parser.parse_args()
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--train-file", type=Path, required=True, help="KLUE-RE rows: KLUE's JSON, or JSON lines")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=1e-5, help="its peak: it rises over the first tenth, then falls to 0")
+    parser.add_argument("--input-format", choices=("untyped", "typed", "typed-punct", "none"), default="untyped", help="entity markers")
+    parser.add_argument("--max-length", type=int, default=256, help="in tokens; longer rows are cut around their entities")
+
+
+if __name__ == "__main__":
+    run_command(main)
