@@ -3,7 +3,7 @@
     python -m data_tools.world --output-dir DIR [--articles 4000] [--train-rows 3000] [--eval-rows 800] [--seed 0]
 
 writes DIR/wiki.xml (a MediaWiki export), DIR/klue_re_train.json and DIR/klue_re_eval.json (KLUE-RE's format). The same arguments
-give the same bytes. See `world_facts`, `world_text`, `world_dump` and `world_relations` for what is in them.
+give the same bytes. See `world_region`, `world_text`, `world_dump` and `world_relations` for what is in them.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data_tools.errors import UserError, run_command
 from data_tools.world_dump import dump_xml
-from data_tools.world_facts import build_world
+from data_tools.world_region import build_world
 from data_tools.world_relations import build_rows
 from data_tools.world_text import read_sentences
 
@@ -36,7 +36,7 @@ def write_world(output_dir: Path, num_articles: int, num_train_rows: int, num_ev
         raise UserError(f"--output-dir {output_dir}: expected a folder, found a file; name another")
     output_dir.mkdir(parents=True, exist_ok=True)
     sentences = read_sentences()
-    regions = build_world(num_articles, seed)
+    regions = build_world(num_articles, sentences.names, seed)
     for split, num_rows in (("train", num_train_rows), ("eval", num_eval_rows)):
         rows = build_rows(split, num_rows, regions[split], sentences, random.Random(f"rows {split} {seed}"))
         _write_aside(output_dir / f"klue_re_{split}.json", [json.dumps(rows, ensure_ascii=False, indent=1), "\n"])

@@ -26,24 +26,24 @@ class Part:
 
 
 _ORGANISATION = (
-    Part("org.lead", 1, 1), Part("org.founded", 3, 5, "역사"), Part("org.hq", 2, 3), Part("org.event", 1, 3), Part("org.people", 3, 6, "조직"),
-    Part("org.member", 1, 3),
+    Part("org.lead", 1, 1), Part("org.founded", 2, 3, "역사"), Part("org.hq", 1, 3), Part("org.mixed", 2, 4), Part("org.event", 1, 3),
+    Part("org.people", 2, 4, "조직"), Part("org.member", 1, 2),
 )  # fmt: skip
 PLANS = {
     "person": (
-        Part("person.lead", 1, 1), Part("person.birth", 2, 3, "생애"), Part("person.youth", 1, 3), Part("person.study", 2, 4),
-        Part("person.career", 3, 6, "경력"), Part("person.start", 1, 3), Part("person.lead_org", 1, 2), Part("person.event", 2, 4),
-        Part("person.work", 2, 4, "작품"), Part("person.family", 3, 6, "가족"), Part("person.home", 1, 3, "근황"),
-        Part("person.death", 1, 3, "말년"), Part("person.late", 1, 2),
+        Part("person.lead", 1, 1), Part("person.birth", 1, 2, "생애"), Part("person.youth", 1, 2), Part("person.study", 1, 3),
+        Part("person.career", 2, 4, "경력"), Part("person.start", 0, 2), Part("person.lead_org", 0, 1), Part("person.mixed", 3, 6),
+        Part("person.event", 1, 3), Part("person.work", 1, 2, "작품"), Part("person.family", 2, 4, "가족"),
+        Part("person.home", 1, 2, "근황"), Part("person.death", 1, 2, "말년"), Part("person.scene", 1, 2), Part("person.late", 0, 1),
     ),
-    "company": (*_ORGANISATION, Part("company.product", 2, 4, "사업"), Part("company.business", 2, 4)),
-    "school": (*_ORGANISATION, Part("school.life", 3, 6, "교육")),
+    "company": (*_ORGANISATION, Part("company.product", 1, 3, "사업"), Part("company.goods", 1, 2), Part("company.business", 2, 3)),
+    "school": (*_ORGANISATION, Part("school.life", 3, 5, "교육")),
     "party": (*_ORGANISATION, Part("party.policy", 2, 3, "정책")),
     "society": (*_ORGANISATION, Part("society.work", 2, 3, "활동")),
-    "group": (Part("group.lead", 1, 1), Part("group.body", 5, 8)),
-    "city": (Part("city.lead", 1, 1), Part("city.body", 5, 8, "지리와 산업"), Part("city.people", 5, 9, "사람과 기관")),
-    "work": (Part("work.lead", 1, 1), Part("work.body", 6, 9, "내용")),
-    "product": (Part("product.lead", 1, 1), Part("product.body", 5, 8, "특징")),
+    "group": (Part("group.lead", 1, 1), Part("group.body", 4, 6)),
+    "city": (Part("city.lead", 1, 1), Part("city.body", 4, 7, "지리와 산업"), Part("city.people", 4, 8, "사람과 기관")),
+    "work": (Part("work.lead", 1, 1), Part("work.body", 5, 7, "내용")),
+    "product": (Part("product.lead", 1, 1), Part("product.body", 4, 7, "특징")),
 }  # fmt: skip
 _CATEGORIES = {"person": "사람", "city": "도시", "work": "작품", "product": "제품", "group": "단체"} | dict.fromkeys(ORGANISATIONS, "단체")
 _PRONOUNS = {"person": "그", "company": "회사", "school": "학교", "party": "당", "society": "단체", "city": "이곳", "product": "이 제품"}
@@ -51,7 +51,7 @@ _REDIRECT_SHARE, _OTHER_PAGES_SHARE = 0.03, 0.02
 
 
 def pages(regions: dict[str, Region], sentences: Sentences, rng: random.Random) -> Iterator[tuple[str, int, str]]:
-    """(title, namespace, wikitext) of every page: the articles in a mixed order, and among them redirects and pages that are no articles."""
+    """(title, namespace, wikitext) of every page: articles in a mixed order, redirects, and pages that are no articles."""
     things = [(region, thing) for region in regions.values() for kind in PLANS for thing in region.things[kind]]
     rng.shuffle(things)
     for region, thing in things:
@@ -133,8 +133,8 @@ def _infobox(thing: Thing) -> str:
 
 def dump_xml(regions: dict[str, Region], sentences: Sentences, rng: random.Random) -> Iterator[str]:
     """The lines of the export."""
-    yield '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="ko">\n'
-    yield "  <siteinfo>\n    <sitename>지어낸 백과</sitename>\n    <dbname>kowiki</dbname>\n    <case>first-letter</case>\n    <namespaces>\n"
+    yield '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="ko">\n  <siteinfo>\n'
+    yield "    <sitename>지어낸 백과</sitename>\n    <dbname>inventedwiki</dbname>\n    <case>first-letter</case>\n    <namespaces>\n"
     for key, name in _NAMESPACES.items():
         yield f'      <namespace key="{key}" case="first-letter"' + (f">{name}</namespace>\n" if name else " />\n")
     yield "    </namespaces>\n  </siteinfo>\n"

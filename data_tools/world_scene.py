@@ -37,7 +37,7 @@ class Scene:
         return self.words[path]
 
     def value_of(self, path: str) -> Value:
-        """The value of a slot. Raises KeyError where there is none."""
+        """The value of a slot. Raises IndexError where there is none: ask `fits` first."""
         if path not in self.values:
             if path.startswith("any_"):
                 self.values[path] = self._stranger(path[4:])
@@ -45,8 +45,7 @@ class Scene:
                 parent, _, fact = path.rpartition(".")
                 owner = self.value_of(parent) if parent else self.x
                 assert isinstance(owner, Thing)
-                value: Value = owner if not parent else owner.facts[fact]
-                self.values[path] = self.rng.choice(value) if isinstance(value, list) else value
+                self.values[path] = self.rng.choice(owner.values(fact)) if parent else owner
         return self.values[path]
 
     def _draw(self, words: tuple[str, ...]) -> str:
@@ -61,40 +60,33 @@ class Scene:
             first, last = self._lifetime()
             return Day(self.rng.randint(first, last), self.rng.randint(1, 12), self.rng.randint(1, 28))
         choice = self.region.organisations if kind == "org" else self.region.things["city" if kind == "place" else kind]
-        here = [value for value in self.values.values() if isinstance(value, Thing)] + [self.x]
-        known = {id(value) for one in here for value in _flat(one)} | {id(one) for one in here}
+        here = [self.x, *(value for value in self.values.values() if isinstance(value, Thing))]
+        known = {id(value) for one in here for fact in one.facts for value in one.values(fact)} | {id(one) for one in here}
         while True:
             stranger = self.rng.choice(choice)
-            if id(stranger) not in known and not known.intersection(id(value) for value in _flat(stranger) if value in here):
+            reached = {id(value) for fact in stranger.facts for value in stranger.values(fact)}
+            if id(stranger) not in known and not reached.intersection(id(one) for one in here):
                 return stranger
 
     def _lifetime(self) -> tuple[int, int]:
         """The first and last year in which something can happen to x."""
-        begin, end = (self.x.facts.get(key) for key in _BEGINNINGS), self.x.facts.get("death_date")
-        first = next((day.year for day in begin if isinstance(day, Day)), 1920)
-        last = end.year - 1 if isinstance(end, Day) else LAST_YEAR
+        begin = next((day for fact in _BEGINNINGS if (day := self.x.day(fact))), None)
+        end = self.x.day("death_date")
+        first = begin.year if begin else 1920
+        last = end.year - 1 if end else LAST_YEAR
         return min(first + (18 if self.x.kind == "person" else 1), last), last
-
-
-def _flat(thing: Thing) -> list[Value]:
-    """Every value of every fact."""
-    return [value for fact in thing.facts.values() for value in (fact if isinstance(fact, list) else [fact])]
 
 
 def fits(frame: Frame, x: Thing) -> bool:
     """Whether x, and what the frame reaches from it, has every fact that the frame speaks of."""
     for path in frame.paths:
-        first, _, rest = path.partition(".")
+        first, *facts = path.split(".")
         if first != "x":
             continue
-        things: list[Value] = [x]
-        for fact in rest.split(".") if rest else ():
-            things = [value for thing in things if isinstance(thing, Thing) and fact in thing.facts for value in _flat_one(thing, fact)]
-            if len(things) == 0:
+        reached: list[Value] = [x]
+        for fact in facts:
+            values = [thing.values(fact) for thing in reached if isinstance(thing, Thing)]
+            if not values or not all(values):
                 return False
+            reached = [value for found in values for value in found]
     return True
-
-
-def _flat_one(thing: Thing, fact: str) -> list[Value]:
-    value = thing.facts[fact]
-    return [*value] if isinstance(value, list) else [value]

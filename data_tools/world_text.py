@@ -1,6 +1,7 @@
 """Sentence frames of the invented world: their syntax, and Korean particles that fit the word before them.
 
-A frame is a sentence with slots, kept in `world_sentences.tsv` (where, topic, sentence):
+A frame is a sentence with slots, kept in `world_sentences.tsv` (where, topic, sentence; where is "dump", "train" or "eval", or
+"list" and "name" for words to choose from):
 
     {x}               the name of the thing that the sentence is about
     {x.school|을}     one of its facts, followed by the particle that fits: 을 or 를. Paths go on: {x.school.hq}
@@ -34,6 +35,7 @@ PARTICLES = {
     "과의": ("과의", "와의"),
     "으로": ("으로", "로"),
     "으로서": ("으로서", "로서"),
+    "이라는": ("이라는", "라는"),
     "이다": ("이다", "다"),
     "이었다": ("이었다", "였다"),
     "이며": ("이며", "며"),
@@ -42,7 +44,7 @@ PARTICLES = {
 _VOWEL, _RIEUL, _CONSONANT = range(3)
 # How a word ends when read aloud: 영 일 이 삼 사 오 육 칠 팔 구 (and 십, 백, 천, 만), 에이 비 시 ... 지
 _DIGIT_ENDS = dict(zip("0123456789", (2, 1, 0, 2, 0, 0, 2, 1, 1, 0), strict=True))
-_LETTER_ENDS = {letter: _VOWEL for letter in "ABCDEFGHIJKOPQSTUVWXYZ"} | {"L": _RIEUL, "R": _RIEUL, "M": _CONSONANT, "N": _CONSONANT}
+_LETTER_ENDS = dict.fromkeys("ABCDEFGHIJKOPQSTUVWXYZ", _VOWEL) | {"L": _RIEUL, "R": _RIEUL, "M": _CONSONANT, "N": _CONSONANT}
 _REMARK = re.compile(r"\([^()]*\)$")
 _CHOICE = re.compile(r"<([^<>]*)>")
 _SLOT = re.compile(r"\{(?P<sign>[~?]?)(?P<path>#\d+-\d+|[a-z_.]+)(?::(?P<form>year|full))?(?:\|(?P<tail>[^}]*))?\}")
@@ -139,22 +141,23 @@ def _with_particle(word: str, tail: str) -> str:
 
 @dataclass(frozen=True)
 class Sentences:
-    """The sentence file: word lists by name, and frames by (where, topic)."""
+    """The sentence file: parts of names and word lists by name, and frames by (where, topic)."""
 
+    names: dict[str, tuple[str, ...]]
     lists: dict[str, tuple[str, ...]]
     frames: dict[tuple[str, str], tuple[Frame, ...]]
 
 
 def read_sentences(path: Path = SENTENCES_FILE) -> Sentences:
     """Read the sentence file."""
-    lists: dict[str, tuple[str, ...]] = {}
+    lists: dict[str, dict[str, tuple[str, ...]]] = {"name": {}, "list": {}}
     frames: dict[tuple[str, str], list[Frame]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
         where, topic, sentence = line.split("\t")
-        if where == "list":
-            lists[topic] = tuple(sentence.split(", "))
+        if where in lists:
+            lists[where][topic] = tuple(sentence.split(", "))
         else:
             frames.setdefault((where, topic), []).append(Frame(sentence))
-    return Sentences(lists, {key: tuple(found) for key, found in frames.items()})
+    return Sentences(lists["name"], lists["list"], {key: tuple(found) for key, found in frames.items()})
