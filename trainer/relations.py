@@ -152,7 +152,7 @@ def _problems_of(item: Any) -> list[str]:
     sentence = item.get("sentence")
     entity_problems = []
     for field in ("subject_entity", "object_entity"):
-        entity_problems += _entity_problems(item, field, sentence if isinstance(sentence, str) else None)
+        entity_problems += _entity_problems(item, field, sentence if isinstance(sentence, str) and sentence else None)
     if not entity_problems:
         first, second = sorted((_entity(item["subject_entity"]), _entity(item["object_entity"])), key=lambda entity: entity.start)
         if second.start <= first.end:

@@ -1,0 +1,349 @@
+"""Fine-tuning and evaluation end to end on a tiny BERT made here: learning, interruption, the saved folder, the commands, bad input."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from data_tools.errors import UserError
+from trainer import finetune
+from trainer.classifier import load_classifier, new_classifier, padded_batch, predict_probabilities, quiet_transformers
+from trainer.comparison import compare, named_models
+from trainer.evaluation import evaluate
+from trainer.finetune import Settings, epoch_batches, learning_rate, train
+from trainer.journal import read_rows
+from trainer.relations import LABELS, NO_RELATION
+from trainer.scores import score_relations
+
+REPOSITORY = Path(__file__).parent.parent
+PEOPLE, PLACES, FILLERS = ("가람", "나래", "다솔"), ("라온", "마루", "바다"), ("그리고", "어제", "정말", "또", "한때")
+
+
+@pytest.fixture(autouse=True)
+def one_quiet_thread():
+    quiet_transformers()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def invented_rows(number: int, seed: int) -> list[dict]:
+    """A relation there is where the verb says so: learnable from one word."""
+    rng = random.Random(seed)
+    rows = []
+    for n in range(number):
+        person, place, born = rng.choice(PEOPLE), rng.choice(PLACES), rng.random() < 0.5
+        start = " ".join(rng.choices(FILLERS, k=rng.randint(0, 4)))
+        sentence = f"{start} {person} {place} {'태어났다' if born else '떠났다'}".strip()
+        subject, obj = sentence.index(person), sentence.index(place)
+        rows.append(
+            {
+                "guid": f"g{n}",
+                "sentence": sentence,
+                "subject_entity": {"word": person, "start_idx": subject, "end_idx": subject + len(person) - 1, "type": "PER"},
+                "object_entity": {"word": place, "start_idx": obj, "end_idx": obj + len(place) - 1, "type": "LOC"},
+                "label": "per:place_of_birth" if born else NO_RELATION,
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """seed/ (a tiny MLM with its tokenizer), train.json, dev.jsonl"""
+    folder = tmp_path_factory.mktemp("klue")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PEOPLE, *PLACES, *FILLERS, "태어났다", "떠났다"]
+    backend = Tokenizer(models.WordLevel({token: n for n, token in enumerate(tokens)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    )
+    tokenizer.save_pretrained(folder / "seed")
+    torch.manual_seed(0)
+    BertForMaskedLM(tiny_config(len(tokens))).save_pretrained(folder / "seed")
+    (folder / "train.json").write_text(json.dumps(invented_rows(96, 1)), encoding="utf-8")
+    (folder / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in invented_rows(41, 2)), encoding="utf-8")
+    return folder
+
+
+def tiny_config(vocab_size: int, **fields: object) -> BertConfig:
+    return BertConfig(
+        vocab_size=vocab_size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=20, initializer_range=0.2, **fields,
+    )  # fmt: skip
+
+
+def settings(work: Path, output: Path, **changes: object) -> Settings:
+    given = {
+        "model": str(work / "seed"), "train_file": work / "train.json", "eval_file": work / "dev.jsonl", "output_dir": output,
+        "epochs": 4, "batch_size": 8, "learning_rate": 1e-2, "seed": 3,
+    }  # fmt: skip
+    return Settings(**(given | changes))
+
+
+@pytest.fixture(scope="module")
+def trained(work) -> Path:
+    quiet_transformers()
+    train(settings(work, work / "D"))
+    return work / "D"
+
+
+def without_speed(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "examples_per_second"} for row in rows]
+
+
+def test_learns_and_the_folder_reproduces_its_scores(work, trained):
+    rows = read_rows(trained / "metrics.jsonl")
+    assert [row["epoch"] for row in rows if "eval_micro_f1" in row] == [1, 2, 3, 4] and rows[-1]["step"] == 48
+    assert rows[-1]["eval_micro_f1"] > 95 and rows[-1]["loss"] < rows[0]["loss"]
+    assert list((trained / "tensorboard").iterdir()) and not (trained / "checkpoints").exists()
+    report = evaluate(str(trained), work / "dev.jsonl", work / "out" / "R.json", work / "out" / "P.jsonl")
+    assert json.loads((work / "out" / "R.json").read_text(encoding="utf-8")) == report
+    assert {key: report[key] for key in ("micro_f1", "auprc", "accuracy")} == {
+        key: rows[-1][f"eval_{key}"] for key in ("micro_f1", "auprc", "accuracy")
+    }
+    lines = [json.loads(line) for line in (work / "out" / "P.jsonl").read_text(encoding="utf-8").splitlines()]
+    given = invented_rows(41, 2)
+    assert [(p["guid"], p["label"]) for p in lines] == [(row["guid"], row["label"]) for row in given]
+    probabilities = np.array([p["probabilities"] for p in lines])
+    assert np.allclose(probabilities.sum(1), 1) and [LABELS[n] for n in probabilities.argmax(1)] == [p["prediction"] for p in lines]
+    again = score_relations(np.array([LABELS.index(p["label"]) for p in lines]), probabilities)
+    assert again == {key: report[key] for key in again}
+
+
+def test_saved_folder_is_plain_hugging_face(trained):
+    model = BertForSequenceClassification.from_pretrained(trained)
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    assert model.config.id2label[14] == "per:place_of_birth" and model.config.num_labels == 30 and model.dtype == torch.float32
+    assert len(tokenizer) == len(model.bert.embeddings.word_embeddings.weight) and tokenizer.tokenize("<subj>가람")[0] == "<subj>"
+    logits = model(**tokenizer("<subj> 가람</subj> <obj> 라온</obj> 태어났다", return_tensors="pt")).logits
+    assert model.config.id2label[int(logits.argmax())] == "per:place_of_birth"
+
+
+@pytest.mark.parametrize("killed_at", [13, 20, 47])  # an epoch has 12 steps
+def test_interrupted_run_ends_as_the_uninterrupted_one(work, trained, tmp_path, monkeypatch, killed_at):
+    calls = 0
+    update = finetune._update
+
+    def dying_update(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > killed_at:
+            raise KeyboardInterrupt
+        return update(*arguments)
+
+    run = settings(work, tmp_path / "D")
+    monkeypatch.setattr(finetune, "LOG_STEPS", 5)
+    monkeypatch.setattr(finetune, "_update", dying_update)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    saved = killed_at // 12 * 12
+    assert [path.name for path in (tmp_path / "D" / "checkpoints").iterdir()] == [f"step-{saved}"]
+    assert not (tmp_path / "D" / "config.json").exists()  # nothing that looks like a finished model
+    monkeypatch.setattr(finetune, "_update", update)
+    train(run)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "D", trained))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs) and ours.keys() == theirs.keys()
+    rows = without_speed(read_rows(tmp_path / "D" / "metrics.jsonl"))
+    steps = [row["step"] for row in rows]
+    assert steps == sorted({*range(5, 49, 5), 12, 24, 36, 48})  # each once, those after the last checkpoint too
+    assert [row["eval_auprc"] for row in rows if "eval_auprc" in row] == [
+        row["eval_auprc"] for row in read_rows(trained / "metrics.jsonl") if "eval_auprc" in row
+    ]
+
+
+def test_saves_within_an_epoch_when_it_is_long(work, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(finetune, "LOG_STEPS", 7)
+    update, seen = finetune._update, []
+
+    def dying_update(*arguments):
+        seen.append(1)
+        if len(seen) == 16:
+            raise KeyboardInterrupt
+        return update(*arguments)
+
+    monkeypatch.setattr(finetune, "_update", dying_update)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(work, tmp_path / "D"))
+    assert (tmp_path / "D" / "checkpoints" / "step-14").is_dir()
+    monkeypatch.setattr(finetune, "_update", update)
+    train(settings(work, tmp_path / "D"))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "D", trained))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_finished_run_is_left_alone_and_other_settings_are_refused(work, trained, capsys):
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    train(settings(work, trained))
+    assert "already finished" in capsys.readouterr().out and (trained / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"others \(epochs: 4 there, 5 now; seed: 3 there, 4 now\)"):
+        train(settings(work, trained, epochs=5, seed=4))
+    with pytest.raises(UserError, match=r"others \(train_file: contents \w+ there"):
+        train(settings(work, trained, train_file=work / "dev.jsonl"))
+    with pytest.raises(UserError, match=r"--output-dir .*expected a new or empty folder"):
+        train(settings(work, work / "seed"))
+
+
+def test_batches_cover_every_row_once_and_group_lengths():
+    lengths = np.random.default_rng(0).integers(5, 200, 1000).tolist()
+    first, second, other = (epoch_batches(lengths, 32, 0, 0), epoch_batches(lengths, 32, 0, 1), epoch_batches(lengths, 32, 1, 0))
+    for batches in (first, second, other):
+        assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
+        assert sorted(map(len, batches))[0] == 1000 % 32 and len(batches) == 32
+    assert all(np.array_equal(a, b) for a, b in zip(first, epoch_batches(lengths, 32, 0, 0), strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    sizes = np.array(lengths)
+    padded = sum(sizes[batch].max() * len(batch) for batch in first)
+    assert padded < 1.05 * sizes.sum() < 0.7 * 1000 * 200
+
+
+def test_learning_rate_by_hand():
+    rates = [learning_rate(1.0, step, 20) for step in range(20)]
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0]) and rates[-1] == pytest.approx(1 / 18) and max(rates) == rates[2]
+
+
+def test_padding_and_row_order_do_not_change_a_probability(work, trained):
+    classifier = load_classifier(str(trained))
+    rows = [[2, 5, 8, 3], [2, 6, 9, 11, 12, 17, 3], [2, 3]]
+    inputs = padded_batch(classifier, rows)
+    assert (
+        inputs["input_ids"].shape == (3, 8)
+        and inputs["attention_mask"].sum(1).tolist() == [4, 7, 2]
+        and inputs["input_ids"][0, 4:].sum() == 0
+    )
+    together = predict_probabilities(classifier, rows)
+    alone = np.concatenate([predict_probabilities(classifier, [row]) for row in rows])
+    assert np.allclose(together, alone, atol=0.02)  # bf16
+
+
+def test_new_classifier_names_what_is_new_and_respects_the_position_table(work):
+    classifier, fresh = new_classifier(str(work / "seed"), "typed", 256, seed=0)
+    assert {name.split(".")[0] if name.startswith("classifier") else "pooler" for name in fresh} == {"classifier", "pooler"}
+    assert classifier.max_length == 20 and len(classifier.tokenizer) == 18 + 24
+    same, _ = new_classifier(str(work / "seed"), "typed", 256, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(classifier.model.parameters(), same.model.parameters(), strict=True))
+
+
+def test_labels_in_another_order_are_read_by_name(work, trained, tmp_path):
+    expected = evaluate(str(trained), work / "dev.jsonl")
+    model = BertForSequenceClassification.from_pretrained(trained)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.classifier.weight.copy_(model.classifier.weight[order])
+        model.classifier.bias.copy_(model.classifier.bias[order])
+    model.config.id2label = {n: LABELS[order[n]] for n in range(30)}
+    model.config.label2id = {name: n for n, name in model.config.id2label.items()}
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(trained).save_pretrained(tmp_path)
+    assert evaluate(str(tmp_path), work / "dev.jsonl")["per_label"] == expected["per_label"]
+
+
+def copied(source: Path, target: Path, *without: str) -> str:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*without, "tensorboard"))
+    return str(target)
+
+
+def test_unusable_models(work, trained, tmp_path):
+    dev = work / "dev.jsonl"
+
+    def refusal(model: str) -> str:
+        with pytest.raises(UserError) as error:
+            evaluate(model, dev, tmp_path / "R.json")
+        assert not (tmp_path / "R.json").exists() and f"--model {model}" in str(error.value)
+        return str(error.value)
+
+    assert "expected a tokenizer" in refusal(copied(trained, tmp_path / "a", "tokenizer*"))
+    assert "found 2 labels, among them LABEL_0" in refusal(str(work / "seed"))  # not fine-tuned
+    assert "safetensors" in refusal(copied(trained, tmp_path / "b", "model.safetensors"))
+    assert "config.json" in refusal(copied(trained, tmp_path / "c", "config.json"))
+    assert "no such folder" in refusal(str(tmp_path / "nothing"))
+    plain = copied(trained, tmp_path / "d", "tokenizer*")
+    AutoTokenizer.from_pretrained(work / "seed").save_pretrained(plain)
+    assert "markers of the format 'untyped'" in refusal(plain)
+    (Path(copied(trained, tmp_path / "e")) / "tokenizer.json").write_text("{", encoding="utf-8")
+    assert "tokenizer" in refusal(str(tmp_path / "e"))
+    (Path(copied(trained, tmp_path / "f")) / "model.safetensors").write_bytes(b"short")
+    assert "loads from safetensors" in refusal(str(tmp_path / "f"))
+    torch.manual_seed(0)
+    other = BertForSequenceClassification(tiny_config(22, num_labels=30))  # thirty labels, but of something else
+    other.save_pretrained(tmp_path / "g")
+    assert "found 30 labels, among them LABEL_0" in refusal(str(tmp_path / "g"))
+    with pytest.raises(UserError, match="expected a tokenizer"):
+        train(settings(work, tmp_path / "D", model=str(tmp_path / "a")))
+    assert not (tmp_path / "D").exists()  # the corrected command may use it
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 0}, "--epochs"),
+        ({"batch_size": -1}, "--batch-size"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
+        ({"seed": -1}, "--seed"),
+        ({"input_format": "bold"}, "--input-format"),
+        ({"max_length": 4}, "--max-length"),
+    ],
+)
+def test_unusable_settings(work, tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        train(settings(work, tmp_path / "D", **change))
+    assert not (tmp_path / "D").exists()
+
+
+def test_diverging_loss_is_told(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "_update", lambda *_: (torch.tensor(float("nan")), torch.tensor(1.0)))
+    with pytest.raises(UserError, match=r"--learning-rate 0\.01: the loss is no longer finite at step 12"):
+        train(settings(work, tmp_path / "D"))
+    assert not (tmp_path / "D" / "checkpoints").exists()
+
+
+def test_comparison_makes_a_table_and_goes_on(work, tmp_path):
+    recipe = {"train_file": work / "train.json", "eval_file": work / "dev.jsonl", "epochs": 1, "batch_size": 32, "learning_rate": 1e-2}
+    models_ = named_models([f"a={work / 'seed'}", f"b={work / 'seed'}"])
+    table = compare(models_, [0, 1], tmp_path / "C", recipe)
+    runs = json.loads((tmp_path / "C" / "table.json").read_text(encoding="utf-8"))
+    assert runs["a"] == runs["b"] and [run["seed"] for run in runs["a"]] == [0, 1]
+    values = [run["auprc"] for run in runs["a"]]
+    assert f"{np.mean(values):.2f} ± {abs(values[0] - values[1]) / 2**0.5:.2f}" in table
+    shutil.rmtree(tmp_path / "C" / "b")
+    assert compare(models_, [0, 1], tmp_path / "C", recipe) == table
+    for given, words in ((["x"], "expected NAME="), (["x=y", "x=z"], "twice"), (["../x=y"], "expected NAME=")):
+        with pytest.raises(UserError, match=words):
+            named_models(given)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "trainer/klue_re.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_commands(work, tmp_path):
+    result = run("train", "--model", work / "seed", "--train-file", work / "train.json", "--output-dir", tmp_path / "D", "--epochs", 2,
+                 "--batch-size", 8, "--learning-rate", 1e-2)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "newly initialised: bert.pooler.dense, classifier" in result.stdout and "Traceback" not in result.stderr
+    result = run("eval", "--model", tmp_path / "D", "--data", work / "dev.jsonl", "--report", tmp_path / "R.json")
+    assert result.returncode == 0 and "micro-F1" in result.stdout, result.stderr
+    assert json.loads((tmp_path / "R.json").read_text(encoding="utf-8"))["num_examples"] == 41
+
+
+def test_command_with_bad_rows(work, tmp_path):
+    rows = invented_rows(3, 0)
+    rows[1]["label"] = "per:birthplace"
+    rows[2]["object_entity"]["end_idx"] += 1
+    (tmp_path / "bad.json").write_text(json.dumps(rows), encoding="utf-8")
+    result = run("train", "--model", work / "seed", "--train-file", tmp_path / "bad.json", "--output-dir", tmp_path / "D")
+    assert result.returncode == 2 and "Traceback" not in result.stderr and not (tmp_path / "D").exists()
+    assert result.stderr.startswith("error: ") and "2 problems" in result.stderr and "row 2 (guid g1), label" in result.stderr
