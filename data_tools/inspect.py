@@ -24,7 +24,8 @@ def describe(corpus: Corpus, num_samples: int, seed: int) -> str:
         f"made from {len(manifest['settings']['inputs'])} file(s), {documents['found']} documents: "
         f"{documents['without_sentences']} without sentences, {documents['failed']} could not be parsed",
         "",
-        f"{'split':6} {'documents':>10} {'sentences':>11} {'tokens':>13} {'characters':>13} {'unknown':>8}  tokens a sentence: median, 95 %, longest",
+        f"{'split':6} {'documents':>10} {'sentences':>11} {'tokens':>13} {'characters':>13} {'unknown':>8}"
+        "  tokens a sentence: median, 95 %, longest",
     ]
     for name in SPLITS:
         counts = manifest["splits"][name]

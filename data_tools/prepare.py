@@ -151,22 +151,20 @@ def spool_sentences(files: list[Path], spool_file: Path, num_workers: int) -> tu
     counts: Counter[str] = Counter()
     failed: list[str] = []
     total_bytes = sum(file.stat().st_size for file in files)
-    done = 0
 
     def tasks() -> Iterator[list]:
+        start = 0
         for file in files:
-            yield from batch_documents(read_documents(file))
+            yield from batch_documents(read_documents(file, start))
+            start += file.stat().st_size
 
     with tqdm(total=total_bytes, unit="B", unit_scale=True, desc="sentences", disable=not sys.stderr.isatty()) as progress:
-        last = 0
         for split in ordered_map(split_documents, tasks(), num_workers):
             spool.add(split)
             counts["without_sentences"] += split.num_without_sentences
             counts["failed"] += len(split.failed)
             failed += split.failed[: 100 - len(failed)]
-            done += split.position - last if split.position >= last else split.position
-            last = split.position
-            progress.update(min(done, total_bytes) - progress.n)
+            progress.update(split.position - progress.n)
     spool.finish()
     documents = {"found": len(spool.num_sentences) + counts["without_sentences"] + counts["failed"], **counts, "failed_titles": failed}
     return spool, {"documents": documents}

@@ -30,7 +30,7 @@ _REDIRECT = re.compile(r"\s*#\s*(redirect|넘겨주기)\b", re.IGNORECASE)
 
 
 class Document(NamedTuple):
-    """One article, not yet split. `position` counts the bytes of the file, as it lies on disk, read so far."""
+    """One article, not yet split. `position` counts the bytes of the files, as they lie on disk, read so far."""
 
     title: str
     text: str  # paragraphs, one a line; or MediaWiki markup
@@ -58,14 +58,14 @@ def _is_hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)
 
 
-def read_documents(path: Path) -> Iterator[Document]:
-    """The documents of one file. Raises UserError when it is damaged, cut short or no text."""
+def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
+    """The documents of one file, before which `start` bytes of others were read. Raises UserError when it is damaged, cut short or no text."""
     with open(path, "rb") as raw:
         try:
             stream = _decompress(raw)
             head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
             for title, text, is_wikitext in _parse(stream, head, path):
-                yield Document(title, text, is_wikitext, raw.tell())
+                yield Document(title, text, is_wikitext, start + raw.tell())
         except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(
                 f"{path}: expected a whole compressed file, found it cut short or damaged ({error}); fetch it again."
@@ -104,10 +104,12 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[tuple
         return _parse_mediawiki(stream)
     if "\0" in start:
         raise UserError(f"{path}: expected text, found binary data (a zero byte near the start); leave the file out.")
+    if first_line.lstrip().startswith("<?xml"):
+        raise UserError(f"{path}: expected a MediaWiki dump, found XML of another kind; convert it to plain text or JSON lines.")
     lines = io.TextIOWrapper(stream, encoding=encoding)
     if _DOC_START.match(first_line.strip()):
         return _parse_doc_elements(lines, path)
-    if first_line.lstrip().startswith("{"):
+    if re.match(r'\s*\{\s*"', first_line):
         return _parse_json_lines(lines, path)
     return _parse_plain(lines)
 

@@ -21,7 +21,7 @@ class SplitDocuments(NamedTuple):
     num_sentences: list[int]
     num_without_sentences: int
     failed: list[str]  # titles of the pages that could not be parsed
-    position: int  # bytes of the input file read when the last of them was
+    position: int  # bytes of the input files read when the last of them was
 
 
 def split_documents(documents: list[Document]) -> SplitDocuments:

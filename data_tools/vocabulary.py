@@ -12,6 +12,7 @@ Two things make "the same ids" exact rather than nearly so:
 
 import io
 import json
+import re
 import tempfile
 import unicodedata
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # in the order of 
 UNKNOWN_ID = 3
 MAX_LENGTH = 512
 SCORE_STEP = 1 / 64
+LONGEST_TRAINING_SENTENCE = 4192  # bytes; longer ones are left out of the training, not of the corpus
 # The sums of an E-step depend on how many threads share it, so that the number is fixed: the same model on every machine.
 TRAINING_THREADS = 4
 
@@ -120,16 +122,23 @@ def train_vocabulary(sentences: Iterable[str], size: int) -> bytes:
                 unk_piece=SPECIAL_TOKENS[3],
                 control_symbols=list(SPECIAL_TOKENS[4:]),
                 num_threads=TRAINING_THREADS,
-                max_sentence_length=4192,  # bytes; longer ones are left out of the training
+                max_sentence_length=LONGEST_TRAINING_SENTENCE,
                 minloglevel=2,
             )
         except (RuntimeError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"--vocab-size {size}: expected text that supports that many pieces; SentencePiece says: {reason} "
-                "Give a smaller --vocab-size or more text."
-            ) from error
+            raise UserError(f"--vocab-size {size}: {_training_failure(str(error))}") from error
     return _with_exact_scores(model.getvalue(), table.name)
+
+
+def _training_failure(message: str) -> str:
+    """What SentencePiece says about a vocabulary size, in our words where we know them."""
+    if too_many := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message):
+        return f"the text supports at most {too_many[1]} pieces; give a smaller --vocab-size or more text."
+    if too_few := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", message):
+        return f"the text's characters alone need at least {too_few[1]} pieces; give a larger --vocab-size."
+    if "sentences_.empty()" in message or "all_chars_count" in message:
+        return f"expected sentences of up to {LONGEST_TRAINING_SENTENCE} bytes to train on, found none; give more text."
+    return f"expected text to train on, but SentencePiece refuses: {' '.join(message.split())} Give another --vocab-size or more text."
 
 
 def _with_exact_scores(model_bytes: bytes, table_name: str) -> bytes:

@@ -7,10 +7,12 @@ import mwparserfromhell
 from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Text, Wikilink
 from mwparserfromhell.wikicode import Wikicode
 
-_DROPPED_TAGS = frozenset(
-    ["ref", "references", "table", "gallery", "math", "chem", "timeline", "score", "syntaxhighlight", "source", "code", "pre"]
-    + ["imagemap", "templatedata", "graph", "mapframe", "style", "script", "section", "indicator"]
-)
+# fmt: off
+_DROPPED_TAGS = frozenset({
+    "ref", "references", "table", "gallery", "math", "chem", "timeline", "score", "syntaxhighlight", "source", "code", "pre",
+    "imagemap", "templatedata", "graph", "mapframe", "style", "script", "section", "indicator",
+})
+# fmt: on
 # A link to another namespace or wiki ("파일:...", "Category:...", "de:...") is no prose; a leading colon makes it an ordinary link.
 _NAMESPACED = re.compile(
     r"\s*(?:파일|그림|분류|틀|사용자|위키백과|포털|File|Image|Media|Category|Template|User|Wikipedia|Portal|[a-z]{2,3}(?:-[a-z]+)*)\s*:",

@@ -1,0 +1,105 @@
+"""The indexed dataset, against DeepSpeed's reader (the oracle) and against its own bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from deepspeed.runtime.data_pipeline.data_sampling.indexed_dataset import MMapIndexedDataset
+
+from data_tools.errors import UserError
+from data_tools.mmididx import IndexedDataset, IndexedDatasetWriter
+
+
+def random_documents(seed: int, high: int) -> list[list[np.ndarray]]:
+    generator = np.random.default_rng(seed)
+    return [
+        [generator.integers(0, high, generator.integers(1, 20)) for _ in range(generator.integers(1, 6))]
+        for _ in range(generator.integers(20, 40))
+    ]
+
+
+def write_items(prefix: Path, documents: list[list[np.ndarray]], dtype: type) -> None:
+    with IndexedDatasetWriter(prefix, dtype) as writer:
+        for document in documents:
+            for item in document:
+                writer.add_item(item)
+            writer.end_document()
+
+
+@pytest.mark.parametrize(("dtype", "high"), [(np.uint16, 65536), (np.int32, 250_000), (np.int64, 2**40)])
+def test_deepspeed_and_we_read_the_same(tmp_path: Path, dtype: type, high: int) -> None:
+    documents = random_documents(0, high)
+    write_items(tmp_path / "data", documents, dtype)
+    items = [item for document in documents for item in document]
+    ours, oracle = IndexedDataset(tmp_path / "data"), MMapIndexedDataset(str(tmp_path / "data"), skip_warmup=True)
+    assert len(ours) == len(oracle) == len(items)
+    for index, item in enumerate(items):
+        np.testing.assert_array_equal(ours[index], item)
+        np.testing.assert_array_equal(oracle[index], item)
+    np.testing.assert_array_equal(ours.sizes, oracle.sizes)
+    np.testing.assert_array_equal(ours.document_index, oracle.doc_idx)
+    assert ours.document_index.tolist() == np.cumsum([0, *map(len, documents)]).tolist()
+    np.testing.assert_array_equal(ours.tokens, np.concatenate(items))
+    assert ours.tokens.dtype == oracle.dtype == dtype and ours.sizes.dtype == np.int32 and ours.document_index.dtype == np.int64
+
+
+def test_bulk_writing_gives_the_same_bytes(tmp_path: Path) -> None:
+    documents = random_documents(1, 1000)
+    write_items(tmp_path / "one", documents, np.uint16)
+    with IndexedDatasetWriter(tmp_path / "bulk", np.uint16) as writer:
+        writer.add_document(np.concatenate(documents[0]), np.array([len(item) for item in documents[0]]))
+        for pair in (documents[1:5], documents[5:]):
+            items = [item for document in pair for item in document]
+            writer.add_documents(
+                np.concatenate(items), np.array([len(item) for item in items]), np.array([len(document) for document in pair])
+            )
+    for extension in (".bin", ".idx"):
+        assert (tmp_path / f"one{extension}").read_bytes() == (tmp_path / f"bulk{extension}").read_bytes()
+
+
+def test_the_bytes_of_the_index(tmp_path: Path) -> None:
+    write_items(tmp_path / "data", [[np.array([1, 2, 3]), np.array([4])], [np.array([5, 6])]], np.uint16)
+    assert (tmp_path / "data.bin").read_bytes() == bytes([1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0])
+    index = (tmp_path / "data.idx").read_bytes()
+    assert index[:9] == b"MMIDIDX\0\0" and index[9:17] == (1).to_bytes(8, "little") and index[17] == 6
+    assert np.frombuffer(index, "<u8", 2, 18).tolist() == [3, 3]
+    assert np.frombuffer(index, "<i4", 3, 34).tolist() == [3, 1, 2]
+    assert np.frombuffer(index, "<i8", 6, 46).tolist() == [0, 6, 8, 0, 2, 3]  # offsets, then documents
+    assert len(index) == 46 + 48
+
+
+def test_an_empty_dataset_opens(tmp_path: Path) -> None:
+    write_items(tmp_path / "data", [], np.uint16)
+    dataset = IndexedDataset(tmp_path / "data")
+    assert len(dataset) == 0 and len(dataset.tokens) == 0 and dataset.document_index.tolist() == [0]
+
+
+def test_nothing_is_left_by_a_writer_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="do not fit uint16"), IndexedDatasetWriter(tmp_path / "data", np.uint16) as writer:
+        writer.add_item([1, 2])
+        writer.add_item([65536])
+    assert list(tmp_path.iterdir()) == []
+    writer = IndexedDatasetWriter(tmp_path / "data", np.uint16)
+    writer.add_item([1])
+    del writer  # killed: no file has its final name
+    assert not (tmp_path / "data.bin").exists() and not (tmp_path / "data.idx").exists()
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    write_items(tmp_path / "data", random_documents(2, 100), np.uint16)
+    index, data = (tmp_path / "data.idx").read_bytes(), (tmp_path / "data.bin").read_bytes()
+    damages = {
+        "expected .* bytes, found": (index, data[:-1]),
+        "cut short or altered": (index[:-8], data),
+        "another format": (b"TNTIDX\0\0" + index[8:], data),
+        "dtype code 9": (index[:17] + bytes([9]) + index[18:], data),
+        "index, found another": (index[:20], data),
+    }
+    for message, (bad_index, bad_data) in damages.items():
+        (tmp_path / "data.idx").write_bytes(bad_index)
+        (tmp_path / "data.bin").write_bytes(bad_data)
+        with pytest.raises(UserError, match=message):
+            IndexedDataset(tmp_path / "data")
+    (tmp_path / "data.bin").unlink()
+    with pytest.raises(UserError, match="found none"):
+        IndexedDataset(tmp_path / "data")

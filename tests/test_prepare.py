@@ -1,0 +1,240 @@
+"""The commands, end to end on small invented text: what a corpus holds, and what the user's mistakes get."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from deepspeed.runtime.data_pipeline.data_sampling.indexed_dataset import MMapIndexedDataset
+from transformers import AutoTokenizer
+
+from data_tools import prepare as prepare_command
+from data_tools.corpus import MANIFEST_NAME, SPLITS, Corpus
+from data_tools.errors import UserError
+from data_tools.sentences import split_sentences
+from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
+from data_tools.vocabulary import load_processor
+
+SYLLABLES = "가나다라마바사아자차카타파하고노도로모보소오조초코토포호"
+
+
+def invented_documents(count: int, seed: int) -> list[list[str]]:
+    """Documents of sentences, each of which is unique."""
+    generator = random.Random(seed)
+    words = ["".join(generator.choice(SYLLABLES) for _ in range(generator.randint(1, 4))) for _ in range(800)]
+    return [
+        [
+            f"{' '.join(generator.choice(words) for _ in range(generator.randint(3, 9)))} {document}의 {number}이다."
+            for number in range(generator.randint(1, 20))
+        ]
+        for document in range(count)
+    ]
+
+
+DOCUMENTS = invented_documents(120, 0)
+
+
+def run(*arguments: object) -> None:
+    prepare_command.prepare(prepare_command.parse_arguments([str(argument) for argument in arguments]))
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text("\n\n".join(" ".join(document) for document in DOCUMENTS) + "\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def corpus_dir(text_file: Path) -> Path:
+    folder = text_file.parent / "corpus"
+    run("--input", text_file, "--output-dir", folder, "--vocab-size", 200, "--workers", 1)
+    return folder
+
+
+def test_items_are_the_sentences_of_whole_documents(corpus_dir: Path) -> None:
+    corpus = Corpus.open(corpus_dir)
+    corpus.verify()
+    processor = load_processor(corpus.tokenizer_dir)
+    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
+    place_of = {tuple(processor.encode(document[0])): index for index, document in enumerate(DOCUMENTS)}
+    seen = []
+    for name in SPLITS:
+        dataset, oracle = corpus.split(name), MMapIndexedDataset(str(corpus_dir / name), skip_warmup=True)
+        assert dataset.tokens.dtype == np.uint16 and oracle.doc_idx.tolist() == dataset.document_index.tolist()
+        order = []
+        for first, last in zip(dataset.document_index[:-1], dataset.document_index[1:], strict=True):
+            place = place_of[tuple(dataset[first].tolist())]
+            sentences = DOCUMENTS[place]
+            assert [oracle[item].tolist() for item in range(first, last)] == tokenizer(sentences, add_special_tokens=False)["input_ids"]
+            assert [dataset[item].tolist() for item in range(first, last)] == processor.encode(sentences)
+            order.append(place)
+        assert order == sorted(order)  # documents in the order of the input
+        seen += order
+    assert sorted(seen) == list(range(len(DOCUMENTS)))
+
+
+def test_the_manifest_tells_the_counts(corpus_dir: Path) -> None:
+    corpus = Corpus.open(corpus_dir)
+    total = sum(map(len, DOCUMENTS))
+    counts = corpus.manifest["splits"]
+    assert sum(count["sentences"] for count in counts.values()) == total
+    assert sum(count["characters"] for count in counts.values()) == sum(len(sentence) for document in DOCUMENTS for sentence in document)
+    for name in SPLITS:
+        dataset = corpus.split(name)
+        assert counts[name]["sentences"] == len(dataset) and counts[name]["tokens"] == len(dataset.tokens)
+        assert counts[name]["documents"] == len(dataset.document_index) - 1 > 0
+        assert counts[name]["unknown"] == (dataset.tokens == 3).sum()
+    assert counts["valid"]["sentences"] + counts["test"]["sentences"] <= total / 10 + 1
+    assert corpus.vocab_size == 200 and len(corpus.manifest["notices"]) == 2
+    assert str(corpus_dir.parent) not in (corpus_dir / MANIFEST_NAME).read_text()
+    assert sorted(path.name for path in corpus_dir.iterdir()) == sorted(
+        [f"{name}{end}" for name in SPLITS for end in (".bin", ".idx")] + [MANIFEST_NAME, "tokenizer"]
+    )
+
+
+def test_same_bytes_whatever_the_workers(
+    corpus_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("data_tools.spool.BLOCK_BYTES", 2000)  # many tasks; must not show either
+    run("--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", 200, "--workers", 3)
+    assert Corpus.open(tmp_path / "c").manifest == Corpus.open(corpus_dir).manifest
+    Corpus.open(tmp_path / "c").verify()
+    run("--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", 200)
+    assert "already there" in capsys.readouterr().out
+    for changed in (("--seed", 1), ("--vocab-size", 199), ("--input", text_file, text_file)):
+        with pytest.raises(UserError, match=changed[0][2:].replace("-", "_")):
+            run("--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", 200, *changed)
+
+
+def test_a_tokenizer_is_reused_and_sizes_are_held(corpus_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    options = ("--tokenizer", corpus_dir / "tokenizer", "--token-dtype", "int32", "--seed", 3, "--workers", 1)
+    run(
+        "--input",
+        text_file,
+        "--output-dir",
+        tmp_path / "c",
+        *options,
+        "--valid-sentences",
+        90,
+        "--test-sentences",
+        0,
+        "--max-train-sentences",
+        300,
+    )
+    corpus = Corpus.open(tmp_path / "c")
+    assert [corpus.manifest["splits"][name]["sentences"] for name in SPLITS] == [300, 90, 0]
+    assert corpus.split("train").tokens.dtype == np.int32 and len(corpus.split("test")) == 0 and corpus.vocab_size == 200
+    oracle = MMapIndexedDataset(str(tmp_path / "c" / "train"), skip_warmup=True)  # kept alive: its items are views
+    assert oracle[7].tolist() == corpus.split("train")[7].tolist()
+    for name in ("sentencepiece.model", "tokenizer.json"):
+        assert (tmp_path / "c/tokenizer" / name).read_bytes() == (corpus_dir / "tokenizer" / name).read_bytes()
+    with pytest.raises(UserError, match="--vocab-size 99: expected 200"):
+        run("--input", text_file, "--output-dir", tmp_path / "d", *options, "--vocab-size", 99)
+
+
+def test_an_interrupted_run_leaves_no_corpus_and_the_next_one_succeeds(
+    corpus_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", 200, "--workers", 1)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("encode_block", "write_manifest", "make_tokenizer"):
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare_command, step, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run(*arguments)
+        with pytest.raises(UserError, match=f"no {MANIFEST_NAME}"):
+            Corpus.open(tmp_path / "c")
+    run(*arguments)
+    assert Corpus.open(tmp_path / "c").fingerprint == Corpus.open(corpus_dir).fingerprint
+
+
+def test_damaged_corpora_are_refused(corpus_dir: Path, tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match=r"make one with: python -m data_tools.prepare"):
+            Corpus.open(path)
+    copy = tmp_path / "copy"
+    (copy / "tokenizer").mkdir(parents=True)
+    for file in corpus_dir.rglob("*.*"):
+        (copy / file.relative_to(corpus_dir)).write_bytes(file.read_bytes())
+    data = (copy / "train.bin").read_bytes()
+    (copy / "train.bin").write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(UserError, match=r"train.bin.*SHA-256"):
+        Corpus.open(copy).verify()
+    (copy / "train.bin").write_bytes(data[:-2])
+    with pytest.raises(UserError, match=r"train.bin: expected \d+ bytes"):
+        Corpus.open(copy)
+    (copy / "train.bin").unlink()
+    with pytest.raises(UserError, match=r"train.bin: expected by"):
+        Corpus.open(copy)
+    manifest = json.loads((copy / MANIFEST_NAME).read_text())
+    manifest["outputs"]["train.bin"]["sha256"] = "0" * 64
+    for text in ("{", "[]", "{}", json.dumps(manifest)):
+        (copy / MANIFEST_NAME).write_text(text)
+        with pytest.raises(UserError, match=MANIFEST_NAME):
+            Corpus.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("", (), "found no sentence"),
+        ("...\n\n!!\n", (), "found no sentence"),
+        ("한 문서이다. 둘이다. 셋이다.\n" * 9, (), "at least 3 documents"),
+        ("가 나 다.\n\n" * 40, ("--vocab-size", 5000), "--vocab-size 5000.*smaller --vocab-size"),
+        ("가 나 다.\n\n" * 40, ("--valid-sentences", 30), "at most half"),
+        ("가 나 다.\n\n" * 40, ("--workers", 0), "--workers 0"),
+        ("가 나 다.\n\n" * 40, ("--max-train-sentences", -5), "--max-train-sentences -5"),
+        ("가 나 다.\n\n" * 40, ("--tokenizer", "nowhere"), "nowhere: expected a tokenizer folder"),
+        ("가 나 다.\n\n" * 40, ("--output-dir", __file__), "found a file"),
+        ("가 나 다.\n\n" * 40, ("--output-dir", Path(__file__).parent), "expected an empty folder"),
+    ],
+)
+def test_mistakes_get_one_clear_error_and_no_corpus(tmp_path: Path, content: str, arguments: tuple, message: str) -> None:
+    (tmp_path / "text").write_text(content)
+    with pytest.raises(UserError, match=message):
+        run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", "--workers", 1, *arguments)
+    assert not (tmp_path / "c" / MANIFEST_NAME).exists()
+
+
+def test_split_sizes() -> None:
+    assert held_out_sizes(4_190_000, None, None) == (100_000, 88_000, [])
+    valid, test, notices = held_out_sizes(10_000, None, None)
+    assert (valid, test) == (532, 468) and len(notices) == 2
+    assert held_out_sizes(10_000, 2000, None)[:2] == (2000, 468)
+    sizes = np.array([3, 50, 2, 2, 40, 1, 1, 30])
+    assignment = assign_documents(sizes, 4, 3, 60, 0)
+    totals = [int(sizes[assignment == split].sum()) for split in (TRAIN, VALID, TEST)]
+    assert 0 < totals[0] <= 60 and totals[1:] == [4, 3] and (assignment == UNUSED).any()
+    assert (assign_documents(sizes, 4, 3, 60, 0) == assignment).all() and (assign_documents(sizes, 4, 3, 60, 1) != assignment).any()
+    assert assign_documents(np.array([9, 8, 7]), 1, 1, None, 0).tolist() == [TRAIN, TEST, VALID]  # the smallest, when none fits
+
+
+def test_the_commands_as_launched(text_file: Path, corpus_dir: Path, tmp_path: Path) -> None:
+    def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+    missing = launch("-m", "data_tools.prepare", "--input", tmp_path / "none", "--output-dir", tmp_path / "c")
+    assert missing.returncode == 2 and missing.stderr.startswith("error: --input") and missing.stderr.count("\n") == 1
+    report = launch("-m", "data_tools.inspect", corpus_dir, "--verify", "--samples", 2)
+    assert report.returncode == 0 and report.stderr == ""
+    sentences = {sentence for document in DOCUMENTS for sentence in document}
+    samples = [line.split("] ", 1)[1] for line in report.stdout.splitlines() if line.startswith("  [")]
+    assert len(samples) == 6 and set(samples) <= sentences
+    assert str(Corpus.open(corpus_dir).manifest["splits"]["train"]["tokens"]) in report.stdout
+    assert launch("-m", "data_tools.inspect", tmp_path).returncode == 2
+    light = "import sys, data_tools.prepare, data_tools.inspect; assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
+    assert launch("-c", light).returncode == 0
+
+
+def test_a_json_text_with_half_a_surrogate_pair_is_survived(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"{document[0]} \ud83d 끝이다."}) for document in DOCUMENTS]
+    (tmp_path / "text").write_text("\n".join(lines))
+    run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", "--vocab-size", 100, "--workers", 1)
+    assert len(split_sentences(DOCUMENTS[0][0])) == 1 and Corpus.open(tmp_path / "c").manifest["documents"]["found"] == len(DOCUMENTS)

@@ -1,0 +1,169 @@
+"""Input files into documents: every format in every compression, told from the content alone; and what damaged files get."""
+
+import bz2
+import gzip
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_tools.errors import UserError
+from data_tools.sources import Document, list_files, read_documents
+from data_tools.spool import split_documents
+from data_tools.wikitext import to_paragraphs
+
+PLAIN = "첫 문서이다.\n둘째 문단.\n\n\n다음 문서.\n"
+JSON_LINES = '{"text": "첫 문서이다.\\n둘째 문단."}\n\n{"text": "다음 문서.", "lang": "ko"}\n'
+WIKIEXTRACTOR_JSON = '{"id": "1", "url": "u", "title": "가", "text": "첫 문서이다.\\n둘째 문단."}\n' + json.dumps(
+    {"id": "2", "url": "u", "title": "나", "text": "다음 문서."}
+)
+WIKIEXTRACTOR = """<doc id="1" url="https://ko.wikipedia.org/wiki?curid=1" title="가 &amp; 나">
+가 &amp; 나
+
+첫 문서이다.
+둘째 문단.
+
+</doc>
+<doc id="2" url="u" title="빈 것">
+빈 것
+
+다음 문서.
+</doc>
+"""
+
+
+def dump(*pages: str, version: str = "0.11") -> str:
+    namespace = f"http://www.mediawiki.org/xml/export-{version}/"
+    return f'<mediawiki xmlns="{namespace}" version="{version}" xml:lang="ko">\n<siteinfo/>\n{"".join(pages)}</mediawiki>\n'
+
+
+def page(title: str, text: str, namespace: int = 0, extra: str = "") -> str:
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
+    return (
+        f"<page><title>{title}</title><ns>{namespace}</ns><id>1</id>{extra}<revision><id>2</id>"
+        f'<text xml:space="preserve">{escaped}</text></revision></page>\n'
+    )
+
+
+DUMP = dump(
+    page("가", "'''첫''' [[문서]]이다.\n\n둘째 문단."),
+    page("토론:가", "토론", namespace=1),
+    page("옛 이름", "#넘겨주기 [[가]]", extra='<redirect title="가"/>'),
+    page("옛 이름 2", "#REDIRECT [[가]]"),
+    page("나", "== 머리 ==\n다음 문서.{{틀}}"),
+)
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "bz2": bz2.compress,
+    "multistream": lambda data: bz2.compress(data[:100]) + bz2.compress(data[100:]),
+    "gz": gzip.compress,
+    "xz": lzma.compress,
+}
+
+
+def paragraphs(document: Document) -> list[str]:
+    text = to_paragraphs(document.text) if document.is_wikitext else document.text
+    return [line for line in text.split("\n") if line.strip()]
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize(
+    "text", [PLAIN, JSON_LINES, WIKIEXTRACTOR_JSON, WIKIEXTRACTOR, DUMP], ids=["plain", "json", "wejson", "we", "dump"]
+)
+def test_formats_are_told_from_the_content(tmp_path: Path, text: str, compression: str) -> None:
+    file = tmp_path / "name says nothing"
+    file.write_bytes(COMPRESSIONS[compression](text.encode()))
+    documents = list(read_documents(file))
+    assert [paragraphs(document) for document in documents] == [["첫 문서이다.", "둘째 문단."], ["다음 문서."]]
+    assert documents[-1].position == file.stat().st_size
+
+
+@pytest.mark.parametrize("text", [PLAIN, JSON_LINES, WIKIEXTRACTOR, '<?xml version="1.0" encoding="utf-16"?>\n' + DUMP])
+def test_byte_order_marks(tmp_path: Path, text: str) -> None:
+    for encoding in ("utf-16", "utf-8-sig"):
+        (tmp_path / "file").write_bytes(text.replace("utf-16", encoding.removesuffix("-sig")).encode(encoding))
+        assert len(list(read_documents(tmp_path / "file"))) == 2
+
+
+def test_wikiextractor_entities_and_titles(tmp_path: Path) -> None:
+    (tmp_path / "wiki_00").write_text('<doc id="1" url="u" title="가 &amp; 나">\n가 &amp; 나\n\n3 &lt; 5 &amp; 나.\n</doc>\n')
+    (document,) = read_documents(tmp_path / "wiki_00")
+    assert document.title == "가 & 나" and paragraphs(document) == ["3 < 5 & 나."]
+
+
+def test_clean_pages_leave_prose_only() -> None:
+    markup = """{{정보상자|이름={{한국어|가}}}}[[파일:a.jpg|섬네일|[[나]]의 사진]]
+'''가람'''({{llang|en|River}}, [[한자]]: 江, )은 [[강 (지형)|강]]이다.<ref name="a">출처 {{웹 인용}}</ref><!-- 주석 -->
+{| class="wikitable"
+! 머리 !! 둘
+|-
+| 칸 || 칸
+|}
+== 역사 ==
+* 첫째 [https://example.com 항목]&nbsp;이다.
+# 둘째 <math>x^2</math>항목이다.<br />줄을 바꾼다.
+<gallery>
+파일:b.jpg|그림
+</gallery>
+[[분류:강]][[en:River]] [[:분류:강|분류]]를 보라. __TOC__
+"""
+    assert to_paragraphs(markup).split("\n") == [
+        "가람(한자: 江)은 강이다.",
+        "첫째 항목 이다.",
+        "둘째 항목이다.",
+        "줄을 바꾼다.",
+        "분류를 보라.",
+    ]
+
+
+def test_a_page_that_cannot_be_parsed_is_named_and_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> str:
+        raise RecursionError
+
+    good = Document("좋음", "글이다.", False, 1)
+    monkeypatch.setattr("data_tools.wikitext.to_paragraphs", fail)
+    result = split_documents([Document("나쁨", "{{", True, 0), good, Document("빔", "...", False, 2)])
+    assert result.failed == ["나쁨"] and result.num_without_sentences == 1 and result.text.decode() == "글이다.\n"
+
+
+def test_directories_are_walked_in_sorted_order(tmp_path: Path) -> None:
+    for name in ("b/wiki_01", "b/wiki_00", "a.txt", ".hidden", "c/.git/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("글")
+    assert [file.relative_to(tmp_path).as_posix() for file in list_files([tmp_path])] == ["a.txt", "b/wiki_00", "b/wiki_01"]
+    (tmp_path / "empty").mkdir()
+    for path, message in ((tmp_path / "empty", "without files"), (tmp_path / "none", "found nothing there")):
+        with pytest.raises(UserError, match=message):
+            list_files([path])
+
+
+LONG = ("가나다라 마바사. " * 500 + "\n\n") * 30
+BAD_FILES = {
+    "truncated bz2": (bz2.compress(LONG.encode())[:-30], "cut short or damaged"),
+    "truncated gz": (gzip.compress(LONG.encode())[:-30], "cut short or damaged"),
+    "truncated xz": (lzma.compress(LONG.encode())[:-30], "cut short or damaged"),
+    "damaged bz2": (b"BZh9" + bytes(range(200)), "cannot be read to the end|cut short"),
+    "damaged gz": (gzip.compress(LONG.encode())[:40] + b"\xff" * 99, "cut short or damaged"),
+    "binary": (bytes(range(256)) * 40, "binary data"),
+    "another encoding": ("한국어 글이다.\n" * 9).encode("cp949"),
+    "wrong bytes late": (LONG.encode() + b"\xff\xfe\xff", "found the byte 0xff"),
+    "XML cut in the middle": (DUMP[:-60].encode(), "well-formed XML"),
+    "another XML": ('<?xml version="1.0"?><rss></rss>', "XML of another kind"),
+    "doc without end": (WIKIEXTRACTOR[:-8].encode(), "</doc>"),
+    "text between docs": ((WIKIEXTRACTOR + "글\n").encode(), '"<doc'),
+    "JSON cut": (JSON_LINES[:-9].encode(), "line 3"),
+    "JSON without text": (b'{"title": "a"}\n', "line 1.*text"),
+    "JSON list": (b'{"text": "a"}\n["a"]\n', "line 2"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_damaged_files_get_one_clear_error(tmp_path: Path, name: str) -> None:
+    content = BAD_FILES[name]
+    data, message = content if isinstance(content, tuple) else (content, "expected UTF-8")
+    (tmp_path / "file").write_bytes(data.encode() if isinstance(data, str) else data)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_documents(tmp_path / "file"))
+    assert str(tmp_path / "file") in str(caught.value)

@@ -1,0 +1,148 @@
+"""The exported tokenizer against SentencePiece itself, on adversarial lines and on random ones."""
+
+import random
+import unicodedata
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from data_tools.errors import UserError
+from data_tools.vocabulary import MODEL_NAME, SPECIAL_TOKENS, check_export, export_tokenizer, load_processor, train_vocabulary
+
+# fmt: off
+WORDS = [
+    "나라", "사람", "학교", "서울", "강", "산", "바다", "하늘", "책", "말", "글", "집", "길", "물", "빛", "문학", "역사", "음악",
+    "대학교", "정부", "회사", "도시", "the", "of", "and", "history", "Seoul", "1945", "2003", "漢字", "大學", "ㅋㅋ", "e", "é", "à",
+]
+# fmt: on
+PARTICLES = ["은", "는", "이", "가", "을", "를", "에서", "으로", "의", "에게", "하였다.", "이다.", "", ","]
+
+
+def invented_sentences(count: int, seed: int) -> list[str]:
+    generator = random.Random(seed)
+    return [
+        " ".join(generator.choice(WORDS) + generator.choice(PARTICLES) for _ in range(generator.randint(3, 12))) + generator.choice(".!?")
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    export_tokenizer(train_vocabulary(invented_sentences(3000, 0), 180), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def processor(folder: Path) -> sentencepiece.SentencePieceProcessor:
+    return load_processor(folder)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+ADVERSARIAL = [
+    "",
+    "   ",
+    " 앞과 뒤 ",
+    "두  칸   세 칸",
+    "탭\t줄\n바꿈\r\n끝\u3000넓은\u00a0칸\u2028줄",
+    "\ufeff나라\u200b사람 \u200b 집\u200b",
+    "\u200b\ufeff",
+    "제어\x01문자\x7f\x85와\x00영",
+    unicodedata.normalize("NFD", "한국어 각하 깎다 띄어쓰기 뷁 é à ệ"),
+    "\u1112\u1161\u11ab \u1112 \u1161 \u11ab \u1112\u1112\u1161 가\u11a8\u11a8 \u1113\u1161",
+    "ㅋㅋㅋㅎㅎㅏㄴ ㄱㅏ ﾡￂ \u3164",
+    "👨‍👩‍👧‍👦 🇰🇷 👍🏽 ❤️ 1️⃣",
+    "漢字 大學 豈 金 \U0002f800",
+    "ＡＢＣ１２３　～ ①②③ ㈜ ㎏ ½ … ﬁ ℀ ﷽",
+    "e\u0301\u0302 a\u0323\u0307 \u0301 ①\u0308 Å\u0327 \u0344 \u1e69 s\u0323\u0307 ℀\u0327",
+    "ｶﾞｷﾞ か\u3099 אָ שּׁ क़ \u0958 \u0b47\u0b3e مُتَصَرِّف",
+    "▁▁a▁b ▁",
+    "\ufdd0a\ufdd1b\ufdd2",
+    "나라" * 5000,
+    "ㅋ" * 10000,
+    "ab" * 5000,
+    "e\u0301" * 5000 + " " * 500 + "!" * 4500,
+    "\ud7a3\u11a8\ue000\U0010ffff",
+]
+
+
+def test_same_ids_on_adversarial_lines(processor: sentencepiece.SentencePieceProcessor, tokenizer: PreTrainedTokenizerBase) -> None:
+    for line in ADVERSARIAL:
+        assert tokenizer(line, add_special_tokens=False)["input_ids"] == processor.encode(line), repr(line[:40])
+
+
+def test_same_ids_on_random_lines(processor: sentencepiece.SentencePieceProcessor, tokenizer: PreTrainedTokenizerBase) -> None:
+    generator = random.Random(0)
+    anything = [chr(code) for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
+    marks = [character for character in anything if unicodedata.category(character).startswith("M")]
+    jamo = [chr(code) for code in range(0x1100, 0x1200)]
+    common = list("abceiouACE ㅎㅏ가나다각  \t\u200b")
+    lines = ["".join(generator.choice(generator.choice((anything, marks, jamo, common, common))) for _ in range(12)) for _ in range(4000)]
+    lines += invented_sentences(500, 1)
+    encoded = tokenizer(lines, add_special_tokens=False)["input_ids"]
+    assert [line for line, ids in zip(lines, encoded, strict=True) if ids != processor.encode(line)] == []
+
+
+def test_normalisation(processor: sentencepiece.SentencePieceProcessor) -> None:
+    """NFKC on ordinary text, with the three deviations that the module states."""
+    for line in ("ＡＢＣ１２３ ①② ㈜ ½ ﬁ 豈", unicodedata.normalize("NFD", "한국어 각하 é"), "ｶ ㎏ 가나다"):
+        assert processor.normalize(line).replace("▁", " ").strip() == " ".join(unicodedata.normalize("NFKC", line).split())
+    assert processor.normalize("ㅋㅋ ㅎㅏ") == "▁ㅋㅋ▁ㅎㅏ" and processor.normalize("가\u200b나\x01다") == "▁가나다"
+
+
+def test_special_tokens_and_templates(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    assert tokenizer.is_fast and tokenizer.model_max_length == 512 and tokenizer.vocab_size == 180 and (folder / MODEL_NAME).is_file()
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [0, 1, 2, 3, 4]
+    names = ("bos", "pad", "eos", "unk", "mask", "cls", "sep")
+    assert [getattr(tokenizer, f"{name}_token_id") for name in names] == [0, 1, 2, 3, 4, 0, 2]
+    first, second = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("나라 사람", "학교"))
+    assert tokenizer("나라 사람")["input_ids"] == [0, *first, 2]
+    assert tokenizer("나라 사람", "학교")["input_ids"] == [0, *first, 2, 2, *second, 2]
+    padded = tokenizer(["나라 사람 학교 서울", "강"], padding=True)
+    assert padded["input_ids"][1][-1] == 1 and padded["attention_mask"][1][-1] == 0
+
+
+def test_decoding_and_added_markers(processor: sentencepiece.SentencePieceProcessor, folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for line in invented_sentences(200, 2):
+        assert tokenizer.decode(tokenizer(line)["input_ids"], skip_special_tokens=True) == line == processor.decode(processor.encode(line))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<subj>", "</subj>"]})
+    pieces = tokenizer.tokenize("나라 <subj>서울</subj>에서 <mask>를")
+    assert pieces[0].startswith("▁") and [p for p in pieces if p.startswith("<")] == ["<subj>", "</subj>", "<mask>"]
+    assert pieces[pieces.index("</subj>") + 1] == "에서" and pieces[-1] == "를"  # glued, as in the text
+
+
+def test_literal_special_tokens_are_text_in_the_corpus(processor: sentencepiece.SentencePieceProcessor) -> None:
+    for token in SPECIAL_TOKENS:
+        ids = processor.encode(f"나라 {token} 사람")
+        assert not {0, 1, 2, 4} & set(ids) and "".join(processor.id_to_piece(ids)).endswith("▁사람")
+
+
+def test_training_is_repeatable_and_its_scores_exact(folder: Path, processor: sentencepiece.SentencePieceProcessor) -> None:
+    assert train_vocabulary(invented_sentences(3000, 0), 180) == (folder / MODEL_NAME).read_bytes()
+    assert all((processor.get_score(piece) * 64).is_integer() for piece in range(processor.vocab_size()))
+
+
+def test_what_cannot_be_trained_or_reused_is_refused(folder: Path, tmp_path: Path) -> None:
+    for size, limit in ((900, "at most"), (10, "at least")):
+        with pytest.raises(UserError, match=f"--vocab-size {size}: .*{limit} \\d+ pieces"):
+            train_vocabulary(invented_sentences(200, 0), size)
+    with pytest.raises(UserError, match="--vocab-size 100"):
+        train_vocabulary([], 100)
+    assert check_export(folder).vocab_size() == 180
+    with pytest.raises(UserError, match=MODEL_NAME):
+        load_processor(tmp_path)
+    other = train_vocabulary(invented_sentences(3000, 5), 150)
+    export_tokenizer(other, tmp_path)
+    (tmp_path / MODEL_NAME).write_bytes((folder / MODEL_NAME).read_bytes())
+    with pytest.raises(UserError, match="differ"):
+        check_export(tmp_path)
+    (tmp_path / MODEL_NAME).write_bytes(b"junk")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_processor(tmp_path)
