@@ -2,7 +2,8 @@
 # Real text, a real seed: XPT with dictionary and with random embeddings beside the same architecture from random weights.
 #   CORPUS=corpora/kowiki LEXICON=en_ko.tsv bash benchmarks/real_run.sh search    # learning rates, 1M tokens each
 #   CORPUS=... LEXICON=... RATES="dictionary=2e-3 random=1e-3 scratch=1e-3" bash benchmarks/real_run.sh full   # 5.2M tokens each
-# The rate is stage 1's; stage 2 has half of it. What is finished is skipped, what was interrupted goes on.
+# Two runs of one rank and one thread at a time. The rate is stage 1's; stage 2 has half of it. What is finished is skipped, what was
+# interrupted goes on.
 set -euo pipefail
 RUNS=${RUNS:-runs/real}
 
@@ -18,15 +19,18 @@ post_train() {  # name, arm, rate, stage 1 steps, stage 2 steps
             local all="[{name: all, train: [all], steps: $((first + second)), learning_rate: $rate, warmup_steps: $(((first + second) / 10))}]"
             settings=("stages=$all" "surgery.seed_weights=random" "surgery.embedding_init=random" "every.evaluate=64" "every.checkpoint=256") ;;
     esac
-    OMP_NUM_THREADS=1 deepspeed --hostfile hostfiles/localhost --no_ssh_check --master_addr 127.0.0.1 --master_port 29611 trainer/xpt.py \
-        --recipe recipes/minilm.yaml --ds-config ds_configs/zero2_cpu.json --corpus "$CORPUS" --output-dir "$RUNS/$name" \
-        --set "${settings[@]}"
+    mkdir -p "$RUNS"
+    OMP_NUM_THREADS=1 python trainer/xpt.py --recipe recipes/minilm.yaml --ds-config ds_configs/zero2_cpu.json --corpus "$CORPUS" \
+        --output-dir "$RUNS/$name" --set "${settings[@]}" > "$RUNS/$name.log" 2>&1
 }
+
+two_at_a_time() { while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n; done; }
 
 case $1 in
     search)
         for rate in 1e-3 2e-3 5e-4; do
-            for arm in dictionary random scratch; do post_train "search-$arm-$rate" $arm $rate 96 160; done
+            for arm in dictionary random scratch; do two_at_a_time; post_train "search-$arm-$rate" $arm $rate 96 160 & done
         done ;;
-    full) for pair in $RATES; do post_train "full-${pair%=*}" "${pair%=*}" "${pair#*=}" 480 800; done ;;
+    full) for pair in $RATES; do two_at_a_time; post_train "full-${pair%=*}" "${pair%=*}" "${pair#*=}" 480 800 & done ;;
 esac
+wait

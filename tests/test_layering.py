@@ -10,17 +10,19 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     "data_tools": [
-        {"errors", "mmididx"},
-        {"sources", "wikitext", "sentences", "vocabulary", "world_text", "world_facts"},
-        {"corpus", "world_scene", "world_dump", "world_relations"},
+        {"errors", "mmididx", "wikitext", "sentences", "workers", "world_text", "world_names", "world_facts"},
+        {"sources", "splits", "vocabulary", "corpus", "world_scene", "world_region"},
+        {"spool", "world_dump", "world_relations"},
+        {"encoding"},
         {"prepare", "inspect", "world"},
     ],
     "trainer": [
-        {"recipe", "masking", "schedule", "architecture", "relations", "scores"},
-        {"blocks", "stages", "checkpoint", "markers"},
-        {"flops", "plan", "mlm", "embedding_init", "ranks", "finetune"},
-        {"journal", "surgery", "engine", "export"},
-        {"state"},
+        {"recipe", "architecture", "relations", "scores"},
+        {"schedule", "masking", "blocks", "stages", "checkpoint", "markers"},
+        {"flops", "plan", "mlm", "embedding_init", "ranks", "classifier"},
+        {"journal", "diary", "surgery", "engine", "export", "evaluation"},
+        {"state", "finetune"},
+        {"comparison"},
         {"xpt", "klue_re"},
     ],
 }
