@@ -31,9 +31,9 @@ _ORGANISATION = (
 )  # fmt: skip
 PLANS = {
     "person": (
-        Part("person.lead", 1, 1), Part("person.birth", 1, 2, "생애"), Part("person.youth", 1, 2), Part("person.study", 1, 3),
-        Part("person.career", 2, 4, "경력"), Part("person.start", 0, 2), Part("person.lead_org", 0, 1), Part("person.mixed", 3, 6),
-        Part("person.event", 1, 3), Part("person.work", 1, 2, "작품"), Part("person.family", 2, 4, "가족"),
+        Part("person.lead", 1, 1), Part("person.birth", 1, 2, "생애"), Part("person.youth", 1, 2), Part("person.taste", 0, 2),
+        Part("person.study", 1, 3), Part("person.career", 2, 4, "경력"), Part("person.start", 0, 2), Part("person.lead_org", 0, 1),
+        Part("person.mixed", 3, 6), Part("person.event", 1, 3), Part("person.work", 1, 2, "작품"), Part("person.family", 2, 4, "가족"),
         Part("person.home", 1, 2, "근황"), Part("person.death", 1, 2, "말년"), Part("person.scene", 1, 2), Part("person.late", 0, 1),
     ),
     "company": (*_ORGANISATION, Part("company.product", 1, 3, "사업"), Part("company.goods", 1, 2), Part("company.business", 2, 3)),
@@ -41,8 +41,11 @@ PLANS = {
     "party": (*_ORGANISATION, Part("party.policy", 2, 3, "정책")),
     "society": (*_ORGANISATION, Part("society.work", 2, 3, "활동")),
     "group": (Part("group.lead", 1, 1), Part("group.body", 4, 6)),
-    "city": (Part("city.lead", 1, 1), Part("city.body", 4, 7, "지리와 산업"), Part("city.people", 4, 8, "사람과 기관")),
-    "work": (Part("work.lead", 1, 1), Part("work.body", 5, 7, "내용")),
+    "city": (
+        Part("city.lead", 1, 1), Part("city.body", 4, 6, "지리와 산업"), Part("city.nature", 2, 4),
+        Part("city.people", 4, 8, "사람과 기관"),
+    ),
+    "work": (Part("work.lead", 1, 1), Part("work.body", 4, 6, "내용"), Part("work.symbol", 1, 2)),
     "product": (Part("product.lead", 1, 1), Part("product.body", 4, 7, "특징")),
 }  # fmt: skip
 _CATEGORIES = {"person": "사람", "city": "도시", "work": "작품", "product": "제품", "group": "단체"} | dict.fromkeys(ORGANISATIONS, "단체")
