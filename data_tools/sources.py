@@ -47,7 +47,7 @@ def list_files(paths: list[Path]) -> list[Path]:
         elif path.is_dir():
             found = [file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path))]
             if not found:
-                raise UserError(f"--input {path}: expected text files, found a directory without files; name the folder that holds them.")
+                raise UserError(f"--input {path}: expected text files, found a directory without files; name another.")
             files += sorted(found, key=lambda file: file.relative_to(path).as_posix())
         else:
             raise UserError(f"--input {path}: expected a file or a directory, found nothing there; check the path.")
@@ -59,7 +59,10 @@ def _is_hidden(relative: Path) -> bool:
 
 
 def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
-    """The documents of one file, before which `start` bytes of others were read. Raises UserError when it is damaged, cut short or no text."""
+    """The documents of one file, before which `start` bytes of others were read.
+
+    Raises UserError when it is damaged, cut short or no text.
+    """
     with open(path, "rb") as raw:
         try:
             stream = _decompress(raw)

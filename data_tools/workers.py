@@ -1,6 +1,8 @@
 """Work shared out over processes, results in the order of the tasks, memory bounded."""
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,7 +18,7 @@ def ordered_map(function: Callable[[Task], Result], tasks: Iterable[Task], num_w
         yield from map(function, tasks)
         return
     context = multiprocessing.get_context("spawn")  # fork is unsafe where the caller has threads
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent) as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for task in tasks:
@@ -28,3 +30,15 @@ def ordered_map(function: Callable[[Task], Result], tasks: Iterable[Task], num_w
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed outright would wait for tasks for ever: watch the parent and leave with it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,24 @@ def test_the_commands_as_launched(text_file: Path, corpus_dir: Path, tmp_path: P
     assert launch("-m", "data_tools.inspect", tmp_path).returncode == 2
     light = "import sys, data_tools.prepare, data_tools.inspect; assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
     assert launch("-c", light).returncode == 0
+
+
+def test_a_killed_run_takes_its_workers_along(tmp_path: Path) -> None:
+    command = (
+        "import os, signal, sys, time; from data_tools.workers import ordered_map\n"
+        "if __name__ == '__main__':\n"
+        "    results = ordered_map(os.path.getsize, iter(['/'] * 9), 2); next(results)\n"
+        "    import multiprocessing; print(*[child.pid for child in multiprocessing.active_children()], flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "script.py").write_text(command)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True, timeout=300, check=False)
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 100
+    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in workers):
+        assert time.monotonic() < deadline, "workers outlive the run"
+        time.sleep(0.05)
 
 
 def test_a_json_text_with_half_a_surrogate_pair_is_survived(tmp_path: Path) -> None:
