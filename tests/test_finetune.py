@@ -2,6 +2,7 @@
 
 import json
 import random
+import runpy
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,26 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(work, trained, tmp_path, 
     assert [row["eval_auprc"] for row in rows if "eval_auprc" in row] == [
         row["eval_auprc"] for row in read_rows(trained / "metrics.jsonl") if "eval_auprc" in row
     ]
+
+
+def test_killed_while_the_model_is_saved(work, trained, tmp_path, monkeypatch):
+    save = finetune.save_classifier
+
+    def dying_save(classifier, folder):
+        classifier.model.save_pretrained(folder / "model.partial")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune, "save_classifier", dying_save)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(work, tmp_path / "D"))
+    with pytest.raises(UserError, match=r"config\.json"):
+        load_classifier(str(tmp_path / "D"))
+    monkeypatch.setattr(finetune, "save_classifier", save)
+    train(settings(work, tmp_path / "D"))
+    assert not (tmp_path / "D" / "model.partial").exists()
+    assert load_file(tmp_path / "D" / "model.safetensors").keys() == load_file(trained / "model.safetensors").keys()
+    report = json.loads((tmp_path / "D" / "report.json").read_text(encoding="utf-8"))
+    assert report["auprc"] == json.loads((trained / "report.json").read_text(encoding="utf-8"))["auprc"]
 
 
 def test_saves_within_an_epoch_when_it_is_long(work, trained, tmp_path, monkeypatch):
@@ -329,14 +350,21 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_commands(work, tmp_path):
+def test_train_command(work, tmp_path):
     result = run("train", "--model", work / "seed", "--train-file", work / "train.json", "--output-dir", tmp_path / "D", "--epochs", 2,
                  "--batch-size", 8, "--learning-rate", 1e-2)  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "newly initialised: bert.pooler.dense, classifier" in result.stdout and "Traceback" not in result.stderr
-    result = run("eval", "--model", tmp_path / "D", "--data", work / "dev.jsonl", "--report", tmp_path / "R.json")
-    assert result.returncode == 0 and "micro-F1" in result.stdout, result.stderr
-    assert json.loads((tmp_path / "R.json").read_text(encoding="utf-8"))["num_examples"] == 41
+    assert "newly initialised: bert.pooler.dense, classifier" in result.stdout
+    assert "step 24/24" in result.stdout and result.stderr == ""  # not a terminal: lines, and no bars
+    assert load_classifier(str(tmp_path / "D")).input_format == "untyped"
+
+
+def test_eval_command(work, trained, tmp_path, monkeypatch, capsys):
+    arguments = ["eval", "--model", trained, "--data", work / "dev.jsonl", "--report", tmp_path / "R.json"]
+    monkeypatch.setattr(sys, "argv", ["klue_re.py", *map(str, arguments)])
+    runpy.run_path(str(REPOSITORY / "trainer" / "klue_re.py"), run_name="__main__")
+    report = json.loads((tmp_path / "R.json").read_text(encoding="utf-8"))
+    assert f"micro-F1 {report['micro_f1']:.2f}" in capsys.readouterr().out and report["num_examples"] == 41
 
 
 def test_command_with_bad_rows(work, tmp_path):

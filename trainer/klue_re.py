@@ -21,7 +21,9 @@ def main() -> None:
     from trainer.comparison import compare, named_models
     from trainer.evaluation import evaluate, summary
     from trainer.finetune import Settings, train
+    from trainer.memory import keep_freed_memory
 
+    keep_freed_memory()
     quiet_transformers()
     if arguments.command == "eval":
         print(summary(evaluate(arguments.model, arguments.data, arguments.report, arguments.predictions)))
