@@ -1,7 +1,7 @@
 # make quickstart | test | check | bench | test-slow.  Everything runs in .venv, which is made when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := trainer data_tools tests setup.py
+SOURCES := trainer data_tools tests recipes benchmarks setup.py
 
 .PHONY: install quickstart test test-slow check format clean
 install: .venv/installed

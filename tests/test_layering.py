@@ -17,13 +17,13 @@ LAYERS = {
         {"prepare", "inspect", "world"},
     ],
     "trainer": [
-        {"recipe", "architecture", "relations", "scores"},
+        {"recipe", "architecture", "relations", "scores", "memory"},
         {"schedule", "masking", "blocks", "stages", "checkpoint", "markers"},
         {"flops", "plan", "mlm", "embedding_init", "ranks", "classifier"},
         {"journal", "diary", "surgery", "engine", "export", "evaluation"},
         {"state", "finetune"},
         {"comparison"},
-        {"xpt", "klue_re"},
+        {"xpt", "klue_re", "fill_mask"},
     ],
 }
 FILES = sorted(path for package in LAYERS for path in (ROOT / package).glob("*.py") if path.stem != "__init__")

@@ -1,13 +1,20 @@
-"""A finished run as a plain Hugging Face folder: weights, configuration, tokenizer, model card."""
+"""A checkpoint as a plain Hugging Face folder: weights, configuration, tokenizer, model card.
 
+A run exports its last checkpoint by itself. Any other, step-0 (before post-training) for one:
+    python -m trainer.export --checkpoint RUN/checkpoints/step-0 --corpus CORPUS --output-dir DIR
+"""
+
+import argparse
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
+from data_tools.errors import UserError, run_command
 from trainer.architecture import architecture_of
 from trainer.checkpoint import Checkpoint
 from trainer.mlm import tie_output_bias
@@ -29,6 +36,8 @@ def export(checkpoint: Checkpoint, corpus: Corpus, folder: Path, scores: dict[st
 
     scores: what the card reports, e.g. the last validation row.
     """
+    if corpus.fingerprint != checkpoint.state["corpus_fingerprint"]:
+        raise UserError(f"corpus {corpus.path}: checkpoint {checkpoint.path} is of another corpus; give the one it was trained on")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model = load_model(checkpoint)
@@ -92,3 +101,21 @@ fingerprint `{corpus.fingerprint}`.
 The weights inherit the terms of the seed model (`{recipe["seed_model"]}`) and of the text they were trained on
 (Wikipedia text is CC BY-SA). Check both before you pass this model on.
 """
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Export a checkpoint as a Hugging Face folder.")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN/checkpoints/step-N")
+    parser.add_argument("--corpus", type=Path, required=True, help="the corpus it was trained on; its tokenizer goes along")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.output_dir.exists():
+        raise UserError(f"--output-dir {arguments.output_dir}: exists already; give another name")
+    transformers_logging.disable_progress_bar()
+    export(Checkpoint.open(arguments.checkpoint), Corpus.open(arguments.corpus), arguments.output_dir, {})
+    print(arguments.output_dir)
+
+
+if __name__ == "__main__":
+    run_command(main)

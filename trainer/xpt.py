@@ -36,6 +36,7 @@ from trainer.export import export
 from trainer.flops import Shape, peak_flops, stage_flops_per_token
 from trainer.journal import Journal, perplexity, read_rows
 from trainer.masking import dropout_seed
+from trainer.memory import keep_freed_memory
 from trainer.mlm import build_model
 from trainer.ranks import Ranks, run_on_ranks, set_environment
 from trainer.recipe import Recipe, load_recipe
@@ -51,6 +52,7 @@ def main() -> None:
     )
     config = DeepSpeedConfig.load(arguments.ds_config)
     transformers_logging.disable_progress_bar()
+    keep_freed_memory()
     set_environment()
     engines.start()
     ranks = Ranks.current()
