@@ -1,0 +1,215 @@
+"""The first embeddings of a new vocabulary, on two small languages made here: the same topics, other words."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from data_tools.errors import UserError
+from trainer import embedding_init
+from trainer.embedding_init import Pieces, initial_embeddings, read_lexicon, static_vectors
+
+TOPICS, WORDS, HIDDEN = 20, 9, 24
+ROLES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+
+
+def tokenizer_of(roles: dict[str, str], pieces: list[str]) -> PreTrainedTokenizerFast:
+    vocabulary = {piece: number for number, piece in enumerate([*roles.values(), *pieces])}
+    special = {f"{role}_token": piece for role, piece in roles.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token=roles["unk"])), **special)
+
+
+def spelling(number: int, first: str) -> str:
+    return "".join(chr(ord(first) + number // 20**place % 20) for place in range(3))
+
+
+def make_languages() -> SimpleNamespace:
+    """English: TOPICS x WORDS words, those of a topic near one another. Korean: a corpus whose sentences keep to a topic, and a
+    lexicon that leaves out a third of the words."""
+    rng = np.random.default_rng(0)
+    numbers = range(TOPICS * WORDS)
+    roles = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]", "pad": "[PAD]"}
+    english = tokenizer_of(roles, [spelling(number, "a") for number in numbers] + ["7", "##7", ",", "##,", "new", "##ing"])
+    seed = rng.normal(0.3, 1.0, (len(english), HIDDEN))
+    seed[5 : 5 + len(numbers)] = np.repeat(rng.normal(0.3, 1.0, (TOPICS, HIDDEN)), WORDS, axis=0)
+    seed[5 : 5 + len(numbers)] += rng.normal(0.0, 0.3, (len(numbers), HIDDEN))
+    korean = tokenizer_of(ROLES, ["▁" + spelling(number, "가") for number in numbers] + ["▁7", "7", ",", "▁New", "ing", "▁뷁"])
+    tokens = [5 + topic * WORDS + word for topic in rng.integers(0, TOPICS, 2500) for word in rng.integers(0, WORDS, 12)]
+    split = SimpleNamespace(tokens=np.array(tokens, dtype=np.uint16))
+    pairs = [f"{spelling(number, 'a').upper()}\t{spelling(number, '가')}\n" for number in numbers if number % 3]
+    corpus = SimpleNamespace(split=lambda name: {"train": split}[name])
+    return SimpleNamespace(english=english, seed=torch.from_numpy(seed).float(), korean=korean, corpus=corpus, lexicon="".join(pairs))
+
+
+@pytest.fixture(scope="module")
+def languages() -> SimpleNamespace:
+    return make_languages()
+
+
+def from_dictionary(languages: SimpleNamespace, folder: Path, lexicon: str) -> tuple[torch.Tensor, dict[str, Any]]:
+    (folder / "lexicon.tsv").write_text(lexicon, encoding="utf-8")
+    return initial_embeddings(
+        "dictionary", languages.seed, languages.english, languages.korean, languages.corpus, folder / "lexicon.tsv", 0.02, 0
+    )
+
+
+def test_dictionary_puts_every_piece_where_it_belongs(languages: SimpleNamespace, tmp_path: Path) -> None:
+    rows, report = from_dictionary(languages, tmp_path, languages.lexicon)
+    seed, count = languages.seed, TOPICS * WORDS
+    assert rows.dtype == torch.float32 and rows.shape == (len(languages.korean), HIDDEN)
+
+    ids, english = languages.korean.convert_tokens_to_ids, languages.english.convert_tokens_to_ids
+    roles = {"<s>": "[CLS]", "<pad>": "[PAD]", "</s>": "[SEP]", "<unk>": "[UNK]", "<mask>": "[MASK]"}
+    shared = {"▁7": "7", "7": "##7", ",": ",", "▁New": "new", "ing": "##ing"}  # no one trained the seed's "##,"
+    for piece, source in {**roles, **shared}.items():
+        assert torch.equal(rows[ids(piece)], seed[english(source)]), piece
+
+    # A word that the lexicon lacks: near the English words of its topic. Chance is one in TOPICS.
+    centred = torch.nn.functional.normalize(seed - seed.mean(0), dim=1)
+    unknown = [number for number in range(count) if number % 3 == 0]
+    nearest = (
+        torch.nn.functional.normalize(rows - seed.mean(0), dim=1)[[5 + number for number in unknown]] @ centred[5 : 5 + count].T
+    ).argmax(1)
+    assert np.mean([int(found) // WORDS == number // WORDS for number, found in zip(unknown, nearest, strict=True)]) > 0.9
+
+    # A word that it has: half its translation, half a mean of words of its topic.
+    known = torch.tensor([number for number in range(count) if number % 3])
+    other_half = 2 * rows[5 + known] - seed[5 + known]
+    topics = seed[5 : 5 + count].view(TOPICS, WORDS, HIDDEN).mean(1)
+    assert (torch.cdist(other_half, topics).argmin(1) == known // WORDS).float().mean() > 0.9
+    assert (torch.cdist(rows[5 + known], seed[5 : 5 + count]).argmin(1) == known).float().mean() > 0.9
+
+    assert {key: report[key] for key in ("special", "copied", "translated", "neighbours", "random")} == {
+        "special": 5, "copied": 5, "translated": 120, "neighbours": 60, "random": 1,
+    }  # fmt: skip
+    assert report["map"]["pairs"] == 120 and report["map"]["held_out"] == 12 and report["map"]["top10"] > 0.8
+    assert rows[ids("▁뷁")].norm() > 1  # never seen: drawn like the source, not left at zero
+
+
+def test_a_wrong_lexicon_gives_a_bad_map(languages: SimpleNamespace, tmp_path: Path) -> None:
+    english, korean = zip(*(line.split("\t") for line in languages.lexicon.splitlines()), strict=True)
+    shuffled = np.random.default_rng(1).permutation(len(korean))
+    _, report = from_dictionary(languages, tmp_path, "".join(f"{word}\t{korean[i]}\n" for word, i in zip(english, shuffled, strict=True)))
+    assert report["map"]["top10"] < 0.4
+
+
+def test_any_process_gives_the_same_embeddings(tmp_path: Path) -> None:
+    program = (
+        "import hashlib, pathlib, sys; from tests.test_embedding_init import from_dictionary, make_languages\n"
+        "made = make_languages(); rows, _ = from_dictionary(made, pathlib.Path(sys.argv[1]), made.lexicon)\n"
+        "print(hashlib.sha256(rows.numpy().tobytes()).hexdigest())"
+    )
+    made = make_languages()
+    here = hashlib.sha256(from_dictionary(made, tmp_path, made.lexicon)[0].numpy().tobytes()).hexdigest()
+    environment = {**os.environ, "PYTHONHASHSEED": "17", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.strip() == here
+
+
+def test_static_vectors_are_the_svd_of_positive_pmi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_init, "CONTEXTS", 6)
+    monkeypatch.setattr(embedding_init, "WINDOW", 2)
+    tokens = np.random.default_rng(0).choice(9, 200, p=[0.05, 0.2, 0.1, 0.15, 0.1, 0.15, 0.05, 0.1, 0.1])
+    commonest = sorted(range(10), key=lambda piece: (-np.sum(tokens == piece), piece))[:6]
+    table = np.zeros((10, 2, 6))
+    for place, piece in enumerate(tokens):
+        for distance, weight in ((1, 1.0), (2, 0.5)):
+            for side, other in ((0, place - distance), (1, place + distance)):
+                if 0 <= other < len(tokens) and tokens[other] in commonest:
+                    table[piece, side, commonest.index(tokens[other])] += weight
+    flat = table.reshape(10, 12)
+    contexts = flat.sum(0) ** 0.75 / (flat.sum(0) ** 0.75).sum()
+    pmi = np.array([[np.log(max(1.0, n / row.sum() / p)) if n else 0.0 for n, p in zip(row, contexts, strict=True)] for row in flat])
+    left, values, _ = np.linalg.svd(pmi)
+    expected = left[:, :9] * values[:9] ** 0.25
+    expected[:9] /= np.linalg.norm(expected[:9], axis=1, keepdims=True)
+
+    vectors, seen = static_vectors(SimpleNamespace(tokens=tokens.astype(np.uint16)), 10, 0)  # type: ignore[arg-type]
+    assert seen.tolist() == [True] * 9 + [False]
+    np.testing.assert_allclose((vectors @ vectors.T)[:9, :9], expected[:9] @ expected[:9].T, atol=1e-4)  # SVDs differ by signs
+
+
+def test_a_large_split_is_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_init, "STRETCH", 10)
+    monkeypatch.setattr(embedding_init, "STATIC_TOKENS", 30)
+    assert embedding_init._sample(np.arange(95)).tolist() == [*range(10), *range(30, 40), *range(60, 70)]
+    assert embedding_init._sample(np.arange(25)).tolist() == list(range(25))
+
+
+def test_nearest_and_weights_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    mapped, words = (rng.normal(size=(n, 6)) for n in (30, 50))
+    mapped, words = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (mapped, words))
+    cosines = mapped @ words.T
+    adjusted = cosines - np.sort(cosines, axis=0)[-10:].mean(0) / 2
+    similarity, nearest = embedding_init._nearest(mapped, words, 4)
+    np.testing.assert_array_equal(nearest, np.argsort(-adjusted, axis=1)[:, :4])
+    np.testing.assert_allclose(similarity, -np.sort(-adjusted, axis=1)[:, :4], atol=1e-6)
+    weights = np.exp(similarity / 0.1)
+    expected = np.stack([sum(weights[n, k] * words[nearest[n, k]] for k in range(4)) / weights[n].sum() for n in range(30)])
+    np.testing.assert_allclose(embedding_init._weighted_mean(similarity, nearest, words), expected, rtol=1e-5)
+
+
+def test_random_methods_have_their_distributions(languages: SimpleNamespace) -> None:
+    def draw(method: str, seed: int = 0) -> torch.Tensor:
+        korean = tokenizer_of(ROLES, [f"▁{number}x" for number in range(20_000)])
+        source = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 2, 3]) + torch.tensor(
+            [0.0, 1, -2, 5]
+        )
+        rows, report = initial_embeddings(method, source, languages.english, korean, None, None, 0.02, seed)
+        assert report["random"] == len(rows) == 20_005
+        expected = (torch.zeros(4), torch.full((4,), 0.02)) if method == "random" else (source.mean(0), source.std(0))
+        assert torch.allclose(rows.mean(0), expected[0], atol=0.1 * float(expected[1].max()))
+        assert torch.allclose(rows.std(0), expected[1], rtol=0.03)
+        return rows
+
+    for method in ("random", "source-statistics"):
+        assert torch.equal(draw(method), draw(method)) and not torch.equal(draw(method), draw(method, seed=1))
+
+
+@pytest.mark.parametrize("style", ["##", "Ġ", "▁"])
+def test_pieces_of_every_kind_of_vocabulary(style: str) -> None:
+    marked = ["the", "##ing", "##the", "é", "한"] if style == "##" else [style + "the", "ing", "the", style + "é", "한"]
+    if style == "Ġ":
+        marked[3], marked[4] = "ĠÃ©", "íķľ"  # the same in UTF-8 bytes, as byte-level BPE spells them
+    pieces = Pieces.of(tokenizer_of(ROLES, [*marked, "London" if style == "##" else style + "London"]))
+    assert pieces.ids[True, "the"] == 5 and pieces.ids[False, "ing"] == 6 and pieces.ids[False, "the"] == 7 and pieces.ids[True, "é"] == 8
+    assert pieces.special == {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": 4}
+    assert pieces.cased and pieces.find("The") is None and pieces.find("한", initial=False) == 9
+    assert pieces.find_word("london") == 10 and pieces.find_word("the") == 5 and pieces.find_word("ing") == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "no such file"),
+        ("", "empty"),
+        ("dog\t개\ncat 고양이\n", r"line 2: expected english<TAB>korean, found 'cat 고양이'"),
+        ("dog\t개\tx\n", "line 1"),
+        ("dog\t \n", "line 1"),
+        ("dog\t개\n", "0 of its 1 pairs"),
+    ],
+)
+def test_lexicons_that_cannot_be_used(languages: SimpleNamespace, tmp_path: Path, content: str | None, expected: str) -> None:
+    path = tmp_path / "pairs.tsv"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=expected) as caught:
+        initial_embeddings("dictionary", languages.seed, languages.english, languages.korean, languages.corpus, path, 0.02, 0)
+    assert str(path) in str(caught.value)
+    with pytest.raises(UserError, match=r"surgery\.lexicon"):
+        initial_embeddings("dictionary", languages.seed, languages.english, languages.korean, languages.corpus, None, 0.02, 0)
+
+
+def test_pairs_are_lower_cased_and_told_once(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_text("Dog\t개\ndog\t개\n\ncat\t 고양이\r\n", encoding="utf-8")
+    assert read_lexicon(tmp_path / "pairs.tsv") == [("dog", "개"), ("cat", "고양이")]
