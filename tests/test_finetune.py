@@ -13,11 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from data_tools.errors import UserError
 from trainer import finetune
-from trainer.classifier import load_classifier, new_classifier, padded_batch, predict_probabilities, quiet_transformers
+from trainer.classifier import length_limit, load_classifier, new_classifier, padded_batch, predict_probabilities, quiet_transformers
 from trainer.comparison import compare, named_models
 from trainer.evaluation import evaluate
 from trainer.finetune import Settings, epoch_batches, learning_rate, train
@@ -255,6 +263,22 @@ def test_new_classifier_names_what_is_new_and_respects_the_position_table(work):
     assert classifier.max_length == 20 and len(classifier.tokenizer) == 18 + 24
     same, _ = new_classifier(str(work / "seed"), "typed", 256, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(classifier.model.parameters(), same.model.parameters(), strict=True))
+
+
+def test_roberta_positions_begin_behind_the_padding_row(work):
+    fields = {
+        "vocab_size": 30,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+        "pad_token_id": 1,
+    }
+    model = RobertaForSequenceClassification(RobertaConfig(max_position_embeddings=20, **fields))
+    limit = length_limit(model, AutoTokenizer.from_pretrained(work / "seed"))
+    assert limit == 18 and model(torch.full((1, limit), 5)).logits.shape == (1, 2)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, limit + 1), 5))
 
 
 def test_labels_in_another_order_are_read_by_name(work, trained, tmp_path):
