@@ -15,9 +15,8 @@ def main(run: Path) -> None:
     constant = max(range(1, len(LABELS)), key=lambda label: micro_f1(rows, np.full(len(rows), label)))
     scores = json.loads((run / "klue_re" / "table.json").read_text())
     validation = [row for row in map(json.loads, (run / "xpt" / "metrics.jsonl").read_text().splitlines()) if "valid_perplexity" in row]
-    print(
-        f"validation perplexity: {validation[0]['valid_perplexity']:,.0f} before post-training, {validation[-1]['valid_perplexity']:,.1f} after"
-    )
+    before, after = (validation[place]["valid_perplexity"] for place in (0, -1))
+    print(f"validation perplexity: {before:,.0f} before post-training, {after:,.1f} after")
     print(f"micro-F1 on {len(rows)} evaluation rows about people, places and companies that fine-tuning never saw:")
     print(f"  {scores['post-trained'][0]['micro_f1']:6.2f}  post-trained model")
     print(f"  {scores['before'][0]['micro_f1']:6.2f}  the same model before post-training")

@@ -13,6 +13,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -235,7 +236,7 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, che
         journal.advance(run.tokens_per_step, stage.name)
 
         done = state.step == stage_end
-        row: dict[str, float | int | str] = {"step": state.step, "stage": stage.name}
+        row: dict[str, Any] = {"step": state.step, "stage": stage.name}
         if done or state.step % recipe.every.log == 0:
             loss = ranks.sum(float(loss_sum))[0] / num_selected
             row |= {"loss": loss, "lr": rate, "grad_norm": engine.gradient_norm, "tokens": state.tokens, **speed.figures()}
