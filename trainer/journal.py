@@ -11,6 +11,17 @@ from tqdm import tqdm
 
 from trainer.ranks import Ranks
 
+# TensorBoard sorts by name: what one looks at first comes first.
+_TAGS = {
+    "loss": "loss/train",
+    "valid_loss": "loss/valid",
+    "valid_perplexity": "loss/valid_perplexity",
+    "lr": "optimizer/learning_rate",
+    "grad_norm": "optimizer/gradient_norm",
+    "tokens_per_second": "speed/tokens_per_second",
+    "mfu": "speed/mfu",
+}
+
 
 class Journal:
     """One row per logged step, in `RUN/metrics.jsonl` and under `RUN/tensorboard`."""
@@ -51,11 +62,9 @@ class Journal:
             return
         self._seen.add(row["step"])
         self._file.write(json.dumps(row) + "\n")
-        for key, value in row.items():
-            if key in ("step", "stage"):
-                continue
-            group = "valid" if key.startswith("valid_") else "train" if key in ("loss", "lr", "grad_norm") else "speed"
-            self._board.add_scalar(f"{group}/{key.removeprefix('valid_')}", value, row["step"])
+        for key, tag in _TAGS.items():
+            if key in row:
+                self._board.add_scalar(tag, row[key], row["step"])
         self._bar.set_postfix({key: f"{row[key]:.3g}" for key in ("loss", "valid_loss", "mfu") if key in row}, refresh=False)
         if "valid_loss" in row:
             self._board.flush()
