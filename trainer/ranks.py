@@ -93,7 +93,8 @@ def run_on_ranks(main: Callable[[], None]) -> None:
         if rank_in_environment() == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
         else:
-            time.sleep(3)  # the launcher kills everyone when the first rank ends: let rank 0 speak
+            time.sleep(5)  # the launcher ends everyone once the first rank has ended: let rank 0 speak; still here, it has no such error
+            print(f"error on rank {rank_in_environment()} ({socket.gethostname()}): {error}", file=sys.stderr, flush=True)
         _leave(2)
     except KeyboardInterrupt:
         _leave(130)
