@@ -200,8 +200,8 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     while (index := recipe.stage_at(state.step)[0]) < len(recipe.stages):
         checkpoint = train_stage(run, ranks, journal, state, checkpoint, index)
     if ranks.is_main:
-        row = next((row for row in reversed(read_rows(run.folder / "metrics.jsonl")) if "valid_loss" in row), {})
-        export(checkpoint, run.corpus, run.folder / "model", {key: row[key] for key in ("valid_loss", "valid_perplexity") if key in row})
+        scores = [row for row in read_rows(run.folder / "metrics.jsonl") if "valid_loss" in row][-1]
+        export(checkpoint, run.corpus, run.folder / "model", {key: scores[key] for key in ("valid_loss", "valid_perplexity")})
     journal.say(f"done: {run.folder / 'model'}")
     journal.close()
 
