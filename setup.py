@@ -20,7 +20,7 @@ setup(
         "mpi4py>=4",
         "tensorboard>=2.18",
         "scikit-learn>=1.5",
-        "gensim>=4.3",
+        "mwparserfromhell>=0.7",
         "safetensors>=0.5",
         "pydantic>=2.7",
         "pyyaml>=6",
