@@ -43,7 +43,10 @@ class Ranks:
     def current(cls) -> "Ranks":
         """After the process group was made."""
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            device = torch.device("cuda", local)
+            torch.cuda.set_device(device)  # collectives on objects use the current device
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property
