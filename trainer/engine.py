@@ -292,11 +292,10 @@ class StageEngine:
             yield name, value, (exp_avg, exp_avg_sq)
 
     def close(self) -> None:
-        """Free everything. `destroy` leaves the engine's forward hooks on the module, which keep masters and moments alive."""
+        """Free everything. `destroy` leaves hooks on the module that keep masters and moments alive: engine and module go together, so that
+        the collector below takes the whole circle."""
         engine, self._engine = self._engine, None
         engine.destroy()
-        engine.module_forward_pre_hook.remove()
-        engine.module_forward_post_hook.remove()
         self.parameters, self._name_of = {}, {}
         del engine
         gc.collect()
