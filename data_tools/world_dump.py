@@ -26,15 +26,15 @@ class Part:
 
 
 _ORGANISATION = (
-    Part("org.lead", 1, 1), Part("org.founded", 2, 3, "역사"), Part("org.hq", 1, 3), Part("org.mixed", 2, 4), Part("org.event", 1, 3),
+    Part("org.lead", 1, 1), Part("org.founded", 2, 3, "역사"), Part("org.hq", 1, 3), Part("org.mixed", 3, 6), Part("org.event", 0, 2),
     Part("org.people", 2, 4, "조직"), Part("org.member", 1, 2),
 )  # fmt: skip
 PLANS = {
     "person": (
-        Part("person.lead", 1, 1), Part("person.birth", 1, 2, "생애"), Part("person.youth", 1, 2), Part("person.taste", 0, 2),
+        Part("person.lead", 1, 1), Part("person.birth", 1, 2, "생애"), Part("person.youth", 0, 1), Part("person.taste", 0, 1),
         Part("person.study", 1, 3), Part("person.career", 2, 4, "경력"), Part("person.start", 0, 2), Part("person.lead_org", 0, 1),
-        Part("person.mixed", 3, 6), Part("person.event", 1, 3), Part("person.work", 1, 2, "작품"), Part("person.family", 2, 4, "가족"),
-        Part("person.home", 1, 2, "근황"), Part("person.death", 1, 2, "말년"), Part("person.scene", 1, 2), Part("person.late", 0, 1),
+        Part("person.mixed", 5, 8), Part("person.event", 0, 2), Part("person.work", 1, 2, "작품"), Part("person.family", 3, 5, "가족"),
+        Part("person.home", 1, 2, "근황"), Part("person.death", 1, 2, "말년"), Part("person.scene", 0, 1), Part("person.late", 0, 1),
     ),
     "company": (*_ORGANISATION, Part("company.product", 1, 3, "사업"), Part("company.goods", 1, 2), Part("company.business", 2, 3)),
     "school": (*_ORGANISATION, Part("school.life", 3, 5, "교육")),
@@ -42,11 +42,11 @@ PLANS = {
     "society": (*_ORGANISATION, Part("society.work", 2, 3, "활동")),
     "group": (Part("group.lead", 1, 1), Part("group.body", 4, 6)),
     "city": (
-        Part("city.lead", 1, 1), Part("city.body", 4, 6, "지리와 산업"), Part("city.nature", 2, 4),
-        Part("city.people", 4, 8, "사람과 기관"),
+        Part("city.lead", 1, 1), Part("city.body", 2, 4, "지리와 산업"), Part("city.nature", 1, 2),
+        Part("city.people", 5, 9, "사람과 기관"),
     ),
-    "work": (Part("work.lead", 1, 1), Part("work.body", 4, 6, "내용"), Part("work.symbol", 1, 2)),
-    "product": (Part("product.lead", 1, 1), Part("product.body", 4, 7, "특징")),
+    "work": (Part("work.lead", 1, 1), Part("work.body", 3, 5, "내용"), Part("work.symbol", 1, 2)),
+    "product": (Part("product.lead", 1, 1), Part("product.body", 3, 5, "특징")),
 }  # fmt: skip
 _CATEGORIES = {"person": "사람", "city": "도시", "work": "작품", "product": "제품", "group": "단체"} | dict.fromkeys(ORGANISATIONS, "단체")
 _PRONOUNS = {"person": "그", "company": "회사", "school": "학교", "party": "당", "society": "단체", "city": "이곳", "product": "이 제품"}

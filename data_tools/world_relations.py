@@ -29,27 +29,27 @@ _LABELS: dict[str, tuple[str | None, str | None]] = {
     "title": ("per:title", None),
     "post": ("per:title", None),
     "school": ("per:schools_attended", None),
-    "employer": ("per:employee_of", "org:top_members/employees"),
+    "employer": ("per:employee_of", None),
     "wife": ("per:spouse", "per:spouse"),
     "husband": ("per:spouse", "per:spouse"),
-    "father": ("per:parents", "per:children"),
-    "mother": ("per:parents", "per:children"),
-    "son": ("per:children", "per:parents"),
-    "daughter": ("per:children", "per:parents"),
-    "child": ("per:children", "per:parents"),
-    "work": ("per:product", None),
+    "father": ("per:parents", None),
+    "mother": ("per:parents", None),
+    "son": ("per:children", None),
+    "daughter": ("per:children", None),
+    "child": ("per:children", None),
+    "death_place": ("per:place_of_death", None),
     "started": (None, "org:founded_by"),
     "founded": ("org:founded", None),
     "founder": ("org:founded_by", None),
     "hq": ("org:place_of_headquarters", None),
-    "head": ("org:top_members/employees", "per:employee_of"),
-    "worker": ("org:top_members/employees", "per:employee_of"),
+    "head": ("org:top_members/employees", None),
+    "worker": ("org:top_members/employees", None),
     "product": ("org:product", None),
     "group": ("org:member_of", None),
 }
 LABELS = tuple(dict.fromkeys(label for pair in _LABELS.values() for label in pair if label))
 _FAMILY = ("wife", "husband", "father", "mother", "son", "daughter", "child")
-_HOMES = ("birth_place", "residence")
+_HOMES = ("birth_place", "residence", "death_place")
 _STAFF = ("founder", "head", "worker")
 
 
@@ -103,33 +103,49 @@ def _label(subject: str, object_: str) -> str | None:
     return NO_RELATION
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A frame as a source of rows with one label: what it speaks of, and its wordings, each with a pair that has that label."""
+
+    about: str
+    frame: Frame
+    choices: tuple[tuple[Frame, Pair], ...]
+
+
+def _sources(split: str, sentences: Sentences) -> dict[str, list[_Source]]:
+    """The sources of a split by label; by "strangers" those of frames that join nobody."""
+    sources: dict[str, list[_Source]] = {}
+    for (where, topic), frames in sentences.frames.items():
+        for frame in frames if where == split else ():
+            by_label: dict[str, list[tuple[Frame, Pair]]] = {}
+            for wording in map(Frame, frame.wordings):
+                for pair in pairs_of(wording):
+                    by_label.setdefault("strangers" if topic.endswith("_none") else pair.label, []).append((wording, pair))
+            for label, choices in by_label.items():
+                sources.setdefault(label, []).append(_Source(topic.removesuffix("_none"), frame, tuple(choices)))
+    return sources
+
+
 def build_rows(split: str, num_rows: int, region: Region, sentences: Sentences, rng: random.Random) -> list[dict[str, Any]]:
     """Rows of a split ("train" or "eval"), no two alike; labels about equally often, apart from no_relation's share."""
-    choices: dict[str, list[tuple[str, Frame, Pair]]] = {}
-    strangers: list[tuple[str, Frame, Pair]] = []
-    for (where, topic), frames in sentences.frames.items():
-        if where != split:
-            continue
-        for frame in frames:
-            for pair in pairs_of(frame):
-                (strangers if topic.endswith("_none") else choices.setdefault(pair.label, [])).append((topic[:3], frame, pair))
-    anchors = {"per": region.things["person"], "org": region.organisations}
+    sources = _sources(split, sentences)
+    anchors = {"person": region.things["person"], "org": region.organisations}
     fitting: dict[Frame, list[Thing]] = {}
-    labels = _label_plan(num_rows, NO_RELATION_SHARES[split], rng)
     rows: list[dict[str, Any]] = []
     seen = set()
-    while len(rows) < num_rows:
-        label = labels[len(rows)]
-        of_label = strangers if label == NO_RELATION and rng.random() < _STRANGERS_SHARE else choices[label]
-        topic, frame, pair = rng.choice(of_label)
-        if frame not in fitting:
-            fitting[frame] = [x for x in anchors[topic] if fits(frame, x)]
-        scene = Scene(rng.choice(fitting[frame]), region, sentences.lists, rng)
-        row = _row(frame, pair, scene)
-        key = (row["sentence"], row["subject_entity"]["start_idx"], row["object_entity"]["start_idx"])
-        if key not in seen:
-            seen.add(key)
-            rows.append({"guid": f"klue-re-v1_{split}_{len(rows):05d}", **row})
+    for label in _label_plan(num_rows, NO_RELATION_SHARES[split], rng):
+        while True:
+            strangers = label == NO_RELATION and rng.random() < _STRANGERS_SHARE
+            source = rng.choice(sources["strangers" if strangers else label])
+            if source.frame not in fitting:
+                fitting[source.frame] = [x for x in anchors[source.about] if fits(source.frame, x)]
+            wording, pair = rng.choice(source.choices)
+            row = _row(wording, pair, Scene(rng.choice(fitting[source.frame]), region, sentences.lists, rng))
+            key = (row["sentence"], row["subject_entity"]["start_idx"], row["object_entity"]["start_idx"])
+            if key not in seen:
+                break
+        seen.add(key)
+        rows.append({"guid": f"klue-re-v1_{split}_{len(rows):05d}", **row})
     return rows
 
 

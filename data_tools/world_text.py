@@ -1,7 +1,7 @@
 """Sentence frames of the invented world: their syntax, and Korean particles that fit the word before them.
 
 A frame is a sentence with slots, kept in `world_sentences.tsv` (where, topic, sentence; where is "dump", "train" or "eval", or
-"list" and "name" for words to choose from):
+"list", "name" or "tail" for what to choose from):
 
     {x}               the name of the thing that the sentence is about
     {x.school|을}     one of its facts, followed by the particle that fits: 을 or 를. Paths go on: {x.school.hq}
@@ -12,7 +12,8 @@ A frame is a sentence with slots, kept in `world_sentences.tsv` (where, topic, s
     {any_person}      somebody who has nothing to do with x (also place, org, work, product, date)
     {hobby|과}        a word of the list of that name; lists are never drawn from twice for one word in a sentence
     {#3-30}           a whole number
-    <가|나|다>         one of these
+    <가|나|다>         one of these; slots may stand in them
+    {+train_person}   one of the endings of that name, from the rows "tail"
 
 The sentences and lists were written for this project.
 """
@@ -38,6 +39,7 @@ PARTICLES = {
     "이라는": ("이라는", "라는"),
     "이다": ("이다", "다"),
     "이었다": ("이었다", "였다"),
+    "이었던": ("이었던", "였던"),
 }
 _VOWEL, _RIEUL, _CONSONANT = range(3)
 # How a word ends when read aloud: 영 일 이 삼 사 오 육 칠 팔 구 (and 십, 백, 천, 만), 에이 비 시 ... 지
@@ -45,6 +47,8 @@ _DIGIT_ENDS = dict(zip("0123456789", (2, 1, 0, 2, 0, 0, 2, 1, 1, 0), strict=True
 _LETTER_ENDS = dict.fromkeys("ABCDEFGHIJKOPQSTUVWXYZ", _VOWEL) | {"L": _RIEUL, "R": _RIEUL, "M": _CONSONANT, "N": _CONSONANT}
 _REMARK = re.compile(r"\([^()]*\)$")
 _CHOICE = re.compile(r"<([^<>]*)>")
+_BAR = re.compile(r"\|(?![^{}]*\})")  # between choices, not in a slot
+_TAIL = re.compile(r"\{\+(\w+)\}")
 _SLOT = re.compile(r"\{(?P<sign>[~?]?)(?P<path>#\d+-\d+|[a-z_.]+)(?::(?P<form>year|full))?(?:\|(?P<tail>[^}]*))?\}")
 
 
@@ -101,7 +105,7 @@ class Frame:
         if choice is None:
             return [self.pattern]
         before, after = self.pattern[: choice.start()], self.pattern[choice.end() :]
-        return [wording for option in choice[1].split("|") for wording in Frame(before + option + after).wordings]
+        return [wording for option in _BAR.split(choice[1]) for wording in Frame(before + option + after).wordings]
 
     def render(
         self, rng: random.Random, word_of: Callable[[str, str], str], show: Callable[[str, str], str] = lambda path, word: word
@@ -113,7 +117,7 @@ class Frame:
         """
         wording = self.pattern
         while choice := _CHOICE.search(wording):
-            wording = wording[: choice.start()] + rng.choice(choice[1].split("|")) + wording[choice.end() :]
+            wording = wording[: choice.start()] + rng.choice(_BAR.split(choice[1])) + wording[choice.end() :]
         text, mentions, done = "", [], 0
         for slot in _SLOT.finditer(wording):
             text += wording[done : slot.start()]
@@ -149,6 +153,7 @@ class Sentences:
 def read_sentences(path: Path = SENTENCES_FILE) -> Sentences:
     """Read the sentence file."""
     lists: dict[str, dict[str, tuple[str, ...]]] = {"name": {}, "list": {}}
+    tails: dict[str, str] = {}
     frames: dict[tuple[str, str], list[Frame]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
@@ -156,6 +161,9 @@ def read_sentences(path: Path = SENTENCES_FILE) -> Sentences:
         where, topic, sentence = line.split("\t")
         if where in lists:
             lists[where][topic] = tuple(sentence.split(", "))
+        elif where == "tail":
+            tails[topic] = sentence
         else:
-            frames.setdefault((where, topic), []).append(Frame(sentence))
+            full = _TAIL.sub(lambda name: tails[name[1]], sentence)
+            frames.setdefault((where, topic), []).append(Frame(full))
     return Sentences(lists["name"], lists["list"], {key: tuple(found) for key, found in frames.items()})

@@ -25,7 +25,7 @@ FACTS_OF_SUBJECT = {
     "per:date_of_birth": {"birth_date"}, "per:date_of_death": {"death_date"}, "per:place_of_birth": {"birth_place"},
     "per:place_of_residence": {"residence"}, "per:title": {"title", "post"}, "per:schools_attended": {"school"},
     "per:employee_of": {"employer"}, "per:spouse": {"husband", "wife"}, "per:parents": {"father", "mother"},
-    "per:children": {"son", "daughter"}, "per:product": {"work"}, "org:founded": {"founded"}, "org:founded_by": {"founder"},
+    "per:children": {"son", "daughter"}, "per:place_of_death": {"death_place"}, "org:founded": {"founded"}, "org:founded_by": {"founder"},
     "org:place_of_headquarters": {"hq"}, "org:product": {"product"}, "org:member_of": {"group"},
     "org:top_members/employees": {"head", "worker"},
 }  # fmt: skip
@@ -83,7 +83,8 @@ def test_particles_follow_the_last_sound(forms: str, words: list[str]) -> None:
 
 
 def test_other_particles() -> None:
-    pairs = [("강", "이었다", "이었다"), ("화가", "이었다", "였다"), ("별", "이다", "이다"), ("배우", "이다", "다"),
+    pairs = [("강", "이었다", "이었다"), ("화가", "이었다", "였다"), ("화가", "이었던", "였던"), ("별", "이다", "이다"),
+             ("배우", "이다", "다"),
              ("별", "으로서", "로서"), ("꿈", "이라는", "이라는"), ("바다", "이라는", "라는"), ("아내", "과의", "와의")]  # fmt: skip
     assert [particle(word, name) for word, name, _ in pairs] == [form for _, _, form in pairs]
 
