@@ -21,7 +21,7 @@ python trainer/fill_mask.py --model $RUN/xpt/model --top 4 \
 echo "== 4. Relation extraction: the post-trained model, and the same model before post-training"
 [ -d $RUN/before ] || python -m trainer.export --checkpoint $RUN/xpt/checkpoints/step-0 --corpus $RUN/corpus --output-dir $RUN/before
 python trainer/klue_re.py compare --model post-trained=$RUN/xpt/model before=$RUN/before --train-file $RUN/world/klue_re_train.json \
-    --eval-file $RUN/world/klue_re_eval.json --seeds 0 --epochs 4 --learning-rate 2e-4 --output-dir $RUN/klue_re
+    --eval-file $RUN/world/klue_re_eval.json --seeds 0 --epochs 3 --learning-rate 2e-4 --output-dir $RUN/klue_re
 python trainer/klue_re.py eval --model $RUN/klue_re/post-trained/seed-0 --data $RUN/world/klue_re_eval.json --report $RUN/report.json \
     --predictions $RUN/predictions.jsonl
 
