@@ -1,0 +1,105 @@
+"""The steps of benchmarks/real_klue.sh between its runs.
+
+split TRAIN OUT    part.json (5,000 rows) and holdout.json (2,000 rows) of the training file; no sentence stands in both
+choose OUT         the rate with the best mean micro-F1 over the models on the hold-out
+tables [OUT KLUE]  keep the small records of the runs in benchmarks/results/real_klue/ and print the tables; without OUT from those records
+"""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from trainer.relations import LABELS, read_relations
+from trainer.scores import micro_f1
+
+RECORDS = Path("benchmarks/results/real_klue")
+NAMES = {
+    "post-trained": "XPT, 5.2M tokens",
+    "random-weights": "same net and tokens, random weights",
+    "untrained": "English seed, new embeddings, untrained",
+}
+PART, HOLDOUT = 5000, 2000
+
+
+def split(train: Path, out: Path) -> None:
+    """A fixed random order of the distinct sentences, and the rows of each in that order."""
+    rows = json.loads(train.read_text(encoding="utf-8"))
+    sentences = sorted({row["sentence"] for row in rows})
+    rank = {sentences[place]: number for number, place in enumerate(np.random.default_rng(0).permutation(len(sentences)))}
+    rows.sort(key=lambda row: (rank[row["sentence"]], row["guid"]))
+    taken = {row["sentence"] for row in rows[:HOLDOUT]}
+    rest = [row for row in rows[HOLDOUT:] if row["sentence"] not in taken]
+    for name, chosen in (("holdout", rows[:HOLDOUT]), ("part", rest[:PART])):
+        (out / f"{name}.json").write_text(json.dumps(chosen, ensure_ascii=False), encoding="utf-8")
+
+
+def collect(out: Path, klue: Path) -> None:
+    """Keep each finished run's scores and seconds, and the label counts of both files."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    for folder in sorted(out.iterdir()):
+        if not (folder / "report.json").is_file():
+            continue
+        report = json.loads((folder / "report.json").read_text())
+        log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        speed = float(np.median([row["examples_per_second"] for row in log]))
+        kept = {key: report[key] for key in ("micro_f1", "auprc", "accuracy", "num_examples", "per_label")}
+        rows = json.loads((folder / "settings.json").read_text())
+        kept |= {"examples_per_second": speed, "learning_rate": rows["learning_rate"], "epochs": rows["epochs"]}
+        (RECORDS / f"{folder.name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    files = {name: next(klue.glob(f"*{name}*.json")) for name in ("train", "dev")}
+    counts = {
+        name: np.bincount([row.label for row in read_relations(path)], minlength=len(LABELS)).tolist() for name, path in files.items()
+    }
+    (RECORDS / "labels.json").write_text(json.dumps(counts) + "\n")
+
+
+def searched(folder: Path, pattern: str) -> dict[str, dict[str, dict]]:
+    """{rate: {model: report}} of the runs named KIND-MODEL-RATE; a rate has a minus of its own."""
+    found: dict[str, dict[str, dict]] = {}
+    for path in sorted(folder.glob(pattern)):
+        name, _, rate = path.relative_to(folder).parts[0].removesuffix(".json").partition("-")[2].rpartition("-")
+        name, _, mantissa = name.rpartition("-")
+        found.setdefault(f"{mantissa}-{rate}", {})[name] = json.loads(path.read_text())
+    return dict(sorted(found.items(), key=lambda item: float(item[0])))
+
+
+def choose(found: dict[str, dict[str, dict]]) -> str:
+    return max(found, key=lambda rate: np.mean([report["micro_f1"] for report in found[rate].values()]))
+
+
+def tables() -> None:
+    """Print hold-out and final scores, and the label shift, as Markdown."""
+    found = searched(RECORDS, "search-*.json")
+    print("| micro-F1 on the hold-out | " + " | ".join(found) + " |\n|---|" + "---|" * len(found))
+    for name, title in NAMES.items():
+        print(f"| {title} | " + " | ".join(f"{found[rate][name]['micro_f1']:.2f}" for rate in found) + " |")
+    print(f"\nchosen: {choose(found)}\n\n| model | micro-F1 | AUPRC | accuracy | rows/s |\n|---|---|---|---|---|")
+    for final in searched(RECORDS, "full-*.json").values():
+        for name, title in NAMES.items():
+            if report := final.get(name):
+                scores = " | ".join(f"{report[key]:.2f}" for key in ("micro_f1", "auprc", "accuracy"))
+                print(f"| {title} | {scores} | {report['examples_per_second']:.0f} |")
+    counts = {name: np.array(values) for name, values in json.loads((RECORDS / "labels.json").read_text()).items()}
+    share = {name: values / values.sum() for name, values in counts.items()}
+    dev = np.repeat(np.arange(len(LABELS)), counts["dev"])
+    best = Counter({label: micro_f1(dev, np.full(len(dev), label)) for label in range(1, len(LABELS))}).most_common(1)[0]
+    print(f"\nbest constant answer on dev: {LABELS[best[0]]}, micro-F1 {best[1]:.2f}")
+    print(f"total variation distance of the label shares: {abs(share['train'] - share['dev']).sum() / 2:.3f}\n")
+    print("| label | train % | dev % |\n|---|---|---|")
+    for label in np.argsort(-abs(share["train"] - share["dev"]))[:6]:
+        print(f"| {LABELS[label]} | {100 * share['train'][label]:.1f} | {100 * share['dev'][label]:.1f} |")
+
+
+if __name__ == "__main__":
+    step, *paths = sys.argv[1], *map(Path, sys.argv[2:])
+    if step == "split":
+        split(*paths)
+    elif step == "choose":
+        print(choose(searched(paths[0], "search-*/report.json")))
+    else:
+        if paths:
+            collect(*paths)
+        tables()
