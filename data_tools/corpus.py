@@ -60,6 +60,11 @@ class Corpus:
         return self.path / TOKENIZER_NAME
 
     @property
+    def tokenizer_sha256(self) -> str:
+        """Two corpora with the same one have the same ids for the same pieces."""
+        return self.manifest["outputs"][f"{TOKENIZER_NAME}/tokenizer.json"]["sha256"]
+
+    @property
     def fingerprint(self) -> str:
         return self.manifest["fingerprint"]
 

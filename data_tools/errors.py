@@ -11,6 +11,10 @@ class UserError(Exception):
     """A mistake in what the user gave. The message names the file or setting, what was expected, what was found, and the way out."""
 
 
+class RunError(Exception):
+    """Something outside the program broke a run (a full disk, a loss that is not finite): exit status 1, and no traceback."""
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main` and end the process as the contract says: no traceback for a user's mistake, exit status 2."""
     try:

@@ -127,7 +127,7 @@ def run_stages(run: Path, ds_config: Path, stages: list[list[str]], steps: int) 
 
 
 def start_run(folder: Path, kind: str, stages: list[list[str]], steps: int) -> Path:
-    save_seed(folder, make_recipe(stages, steps), "fingerprint", make_model(kind), {})
+    save_seed(folder, make_recipe(stages, steps), {"corpus_fingerprint": "", "tokenizer_sha256": ""}, make_model(kind), {})
     return folder
 
 

@@ -17,7 +17,7 @@ LAYERS = {
         {"prepare", "inspect", "world"},
     ],
     "trainer": [
-        {"recipe", "architecture", "relations", "scores", "memory"},
+        {"recipe", "architecture", "relations", "scores", "memory", "lock"},
         {"schedule", "masking", "blocks", "stages", "checkpoint", "markers"},
         {"flops", "plan", "mlm", "embedding_init", "ranks", "classifier"},
         {"journal", "diary", "surgery", "engine", "export", "evaluation"},

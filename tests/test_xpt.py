@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tests.tiny import make_corpus, make_seed
@@ -101,20 +104,25 @@ def test_the_export_is_the_trained_model(finished: Path) -> None:
 
 def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", open(tmp_path / "log", "w")  # noqa: SIM115
-    for kill_at in (13, 45):  # in each stage, off a checkpoint
+    for kill_at, signal_sent in ((13, signal.SIGKILL), (45, signal.SIGTERM)):  # in each stage, off a checkpoint
         process = subprocess.Popen(
             command(finished, "--output-dir", str(run)), cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
         )
         deadline = time.time() + 120
         while len(read_rows(run / "metrics.jsonl")) < kill_at and process.poll() is None and time.time() < deadline:
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        subprocess.run(["pkill", "-9", "-f", str(run)], check=False)  # the ranks stand in sessions of their own
-        process.wait()
-        time.sleep(1)
+        if signal_sent == signal.SIGKILL:
+            os.killpg(process.pid, signal.SIGKILL)
+            subprocess.run(["pkill", "-9", "-f", str(run)], check=False)  # the ranks stand in sessions of their own
+        else:
+            process.send_signal(signal_sent)
+        process.wait(60)
         assert kill_at <= len(read_rows(run / "metrics.jsonl")) < 80, (tmp_path / "log").read_text()
-    done = launch(finished, "--output-dir", str(run), "--resume", "must")
-    assert done.returncode == 0 and "going on from" in done.stdout, done.stdout + done.stderr
+    done = launch(finished, "--output-dir", str(run), "--resume", "must")  # waits for the ranks that are still saving
+    told = (tmp_path / "log").read_text()
+    saved = re.search(r"asked to stop: step (\d+) is saved", told)
+    assert saved and int(saved[1]) >= 44 and "Traceback" not in told, told
+    assert done.returncode == 0 and f"checkpoints/step-{saved[1]}\n" in done.stdout, done.stdout + done.stderr
     exact = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")
     expected, found = (
         [{k: row[k] for k in exact if k in row} for row in read_rows(folder / "metrics.jsonl")] for folder in (finished / "run", run)
@@ -122,6 +130,58 @@ def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path,
     assert found == expected
     first, second = final_weights(finished / "run"), final_weights(run)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_full_disk_is_survived_or_ends_the_run_by_setting(finished: Path, tmp_path: Path) -> None:
+    size = (finished / "run" / "checkpoints" / "step-0" / "weights-seed.safetensors").stat().st_size
+    arguments = ("--output-dir", str(tmp_path / "run"), "--set", "on_save_failure=warn")
+
+    def limit() -> None:  # stage two's moments, twice the weights, do not fit
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(1.5 * size), int(1.5 * size)))
+
+    done = subprocess.run(
+        command(finished, *arguments, ranks=1), cwd=ROOT, env=environment(), capture_output=True, text=True, preexec_fn=limit, timeout=200
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert done.stdout.count("WARNING") == 6 and "step-72 could not be written" in done.stdout, done.stdout
+    assert (
+        done.stderr.count("error:") == 1
+        and "step-80 could not be written (rank 0: " in done.stderr
+        and "step-30 is the last" in done.stderr
+    )
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-0", "step-24", "step-30"]
+    done = launch(finished, *arguments, "--set", "on_save_failure=stop", "keep_every=16", ranks=1)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in checkpoint_paths(tmp_path / "run")] == [f"step-{n}" for n in (80, 72, 64, 48, 32, 30, 0)]
+
+
+def test_gradients_that_stay_infinite_end_the_run(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "seed", tmp_path / "seed")
+    weights = load_file(tmp_path / "seed" / "model.safetensors")
+    next(value for name, value in weights.items() if "layer.1" in name and value.ndim == 2)[0, 0] = math.inf
+    save_file(weights, tmp_path / "seed" / "model.safetensors", {"format": "pt"})
+    arguments = ("--seed-model", str(tmp_path / "seed"), "--output-dir", str(tmp_path / "run"), "--set", "max_skipped=3")
+    done = launch(finished, *arguments, ranks=1)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "step 1 of stage one, samples 64 to 95: 3 steps in a row had a gradient that was not finite" in done.stderr
+    assert done.stdout.count("skipped (") == 3
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0] and rows[0]["valid_loss"] is None
+
+
+def test_a_new_run_from_the_weights_of_another(finished: Path, tmp_path: Path) -> None:
+    source = finished / "run" / "checkpoints" / "step-30"
+    done = launch(finished, "--output-dir", str(tmp_path / "run"), "--init-from", str(source), "--set", "stages.0.steps=5", ranks=1)
+    assert done.returncode == 0, done.stderr
+    first = Checkpoint.open(tmp_path / "run" / "checkpoints" / "step-0")
+    old = Checkpoint.open(source)
+    assert not first.adam_steps and old.adam_steps
+    for (name, value, _), (_, expected, _) in zip(first.entries(first.shapes), old.entries(first.shapes), strict=True):
+        assert torch.equal(value, expected), name
+    losses = {row["step"]: row["valid_loss"] for row in read_rows(finished / "run" / "metrics.jsonl") if "valid_loss" in row}
+    assert read_rows(tmp_path / "run" / "metrics.jsonl")[0]["valid_loss"] == pytest.approx(losses[30], rel=1e-3)
+    done = launch(finished, "--output-dir", str(tmp_path / "new"), "--init-from", str(source), "--set", "surgery.itl=input", ranks=1)
+    assert done.returncode == 2 and "tensors differ" in done.stderr and not (tmp_path / "new").exists()
 
 
 def test_an_untied_export_keeps_its_output_layer(finished: Path, tmp_path: Path) -> None:

@@ -67,10 +67,14 @@ class DeepSpeedConfig:
         micro_batch = settings.get("train_micro_batch_size_per_gpu")
         if not isinstance(micro_batch, int) or micro_batch < 1:
             raise UserError(f"ds_config {path}: train_micro_batch_size_per_gpu must be a positive number, found {micro_batch!r}")
+        if not settings.get("bf16", {}).get("check_grad_overflow", True):
+            raise UserError(f"ds_config {path}: bf16.check_grad_overflow is off, so a gradient that is not finite would train; remove it")
         half = [name for name in ("bf16", "fp16") if settings.get(name, {}).get("enabled")]
         if len(half) > 1:
             raise UserError(f"ds_config {path}: bf16 and fp16 are both enabled; choose one")
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[half[0]] if half else torch.float32
+        if stage == 1 and half == ["bf16"]:
+            raise UserError(f"ds_config {path}: DeepSpeed has another optimizer for bf16 under ZeRO-1; zero_optimization.stage must be 2")
         return cls(settings, micro_batch, dtype)
 
     def accumulation(self, global_batch: int, world_size: int) -> int:
@@ -269,7 +273,7 @@ class StageEngine:
         return [name for name, ranks in self._owners().items() if ranks[0] == dist.get_rank()]
 
     def owned_entries(self) -> Iterator[Entry]:
-        """The owned parameters, whole, in the order of `owned`. Collective: parts on other ranks are sent to the owner first."""
+        """The owned parameters, whole, in the order of `owned`. The call is collective: parts on other ranks are sent to their owner."""
         received: dict[str, list[torch.Tensor]] = {}
         me = dist.get_rank()
         for name, ranks in self._owners().items():
@@ -285,6 +289,9 @@ class StageEngine:
                     dist.recv(size, other)
                     received[name].append(torch.empty(3, int(size), device=self.device))
                     dist.recv(received[name][-1], other)
+        return self._whole(received)
+
+    def _whole(self, received: dict[str, list[torch.Tensor]]) -> Iterator[Entry]:
         for name in self.owned():
             shape = self.parameters[name].shape
             whole = torch.cat(received.pop(name), dim=1) if name in received else self._slices(name)

@@ -61,7 +61,8 @@ class Journal:
         if not self._main or row["step"] in self._seen:
             return
         self._seen.add(row["step"])
-        self._file.write(json.dumps(row) + "\n")
+        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        self._file.write(json.dumps(finite) + "\n")  # JSON has no NaN
         for key, tag in _TAGS.items():
             if key in row:
                 self._board.add_scalar(tag, row[key], row["step"])

@@ -1,17 +1,19 @@
 """Who we are among the ranks, and the few collectives that the scripts need. Only this file and `engine` use torch.distributed."""
 
 import os
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from data_tools.errors import UserError
+from data_tools.errors import RunError, UserError
 
 T = TypeVar("T")
 
@@ -29,6 +31,49 @@ def set_environment() -> None:
 def rank_in_environment() -> int:
     """Our rank before any process group exists."""
     return int(os.environ.get("RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))))
+
+
+class Stopped(Exception):
+    """The run was asked to end, has saved, and ends on all ranks. The exit status is the shell's for that signal."""
+
+    def __init__(self, number: int) -> None:
+        self.status = 128 + number
+
+
+class StopRequest:
+    """SIGTERM and Ctrl-C are noted, not obeyed at once: the loop ends between two steps, all ranks together, with a checkpoint.
+
+    The end of DeepSpeed's launcher counts as SIGTERM. On one host `deepspeed` passes no signal on, and killed it can pass none: its ranks
+    would train on unseen, while the next start wants the same folder.
+    """
+
+    def __init__(self) -> None:
+        self._signal = 0
+        self._launchers = _launchers()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._signal = number
+
+    @property
+    def signal(self) -> int:
+        """The signal to end by; 0 for none."""
+        if not self._signal and self._launchers != _launchers():
+            return signal.SIGTERM
+        return self._signal
+
+
+def _launchers() -> tuple[int, ...]:
+    """Process numbers of DeepSpeed's launcher (launch.py, our parent) and of what started that; none without a launcher."""
+    try:
+        parent = os.getppid()
+        if b"deepspeed.launcher.launch" not in Path(f"/proc/{parent}/cmdline").read_bytes():
+            return ()
+        status = Path(f"/proc/{parent}/stat").read_text()
+        return parent, int(status.rpartition(")")[2].split()[1])
+    except OSError:  # not Linux, or the parent ended just now
+        return ()
 
 
 @dataclass(frozen=True)
@@ -99,12 +144,26 @@ def run_on_ranks(main: Callable[[], None]) -> None:
             time.sleep(5)  # the launcher ends everyone once the first rank has ended: let rank 0 speak; still here, it has no such error
             print(f"error on rank {rank_in_environment()} ({socket.gethostname()}): {error}", file=sys.stderr, flush=True)
         _leave(2)
+    except RunError as error:
+        if rank_in_environment() == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        farewell()
+        _leave(1)
+    except Stopped as stopped:
+        farewell()
+        _leave(stopped.status)
     except KeyboardInterrupt:
         _leave(130)
     finally:
-        if dist.is_initialized() and sys.exc_info()[0] is None:
-            dist.barrier()
-            dist.destroy_process_group()  # without it a gloo thread aborts one exit in eight
+        if sys.exc_info()[0] is None:
+            farewell()
+
+
+def farewell() -> None:
+    """All ranks leave together; without it a gloo thread aborts one exit in eight."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def _leave(status: int) -> None:

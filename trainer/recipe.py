@@ -120,6 +120,12 @@ class Recipe(_Settings):
     """At most this many blocks of the validation split are scored."""
     keep_last: int = Field(default=2, gt=0)
     """Checkpoints kept; the ends of stages are kept besides."""
+    keep_every: int = Field(default=0, ge=0)
+    """Checkpoints at multiples of this many steps are kept too. 0: none."""
+    on_save_failure: Literal["stop", "warn"] = "stop"
+    """When a checkpoint cannot be written (a full disk): end the run, or warn and go on. The checkpoint between two stages is needed."""
+    max_skipped: int = Field(default=25, gt=0)
+    """End the run when this many steps in a row had a gradient that was not finite."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -149,7 +155,7 @@ class Recipe(_Settings):
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on: everything that changes its numbers."""
-        free = {"output_dir", "corpus", "expect_world_size", "every", "keep_last", "name"}
+        free = {"output_dir", "corpus", "expect_world_size", "every", "keep_last", "keep_every", "on_save_failure", "max_skipped", "name"}
         return {key: value for key, value in self.as_dict().items() if key not in free}
 
 

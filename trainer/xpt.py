@@ -13,6 +13,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 import torch
@@ -26,11 +27,11 @@ from transformers import AutoTokenizer, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
-from data_tools.errors import UserError
+from data_tools.errors import RunError, UserError
 from trainer import engine as engines
-from trainer import plan, surgery
+from trainer import lock, plan, surgery
 from trainer.architecture import architecture_of
-from trainer.blocks import Blocks, SpecialIds, samples_of
+from trainer.blocks import Blocks, MaskedBatch, SpecialIds, samples_of
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
 from trainer.engine import DeepSpeedConfig, StageEngine
 from trainer.export import export
@@ -39,11 +40,11 @@ from trainer.journal import Journal, perplexity, read_rows
 from trainer.masking import dropout_seed
 from trainer.memory import keep_freed_memory
 from trainer.mlm import build_model
-from trainer.ranks import Ranks, run_on_ranks, set_environment
+from trainer.ranks import Ranks, Stopped, StopRequest, run_on_ranks, set_environment
 from trainer.recipe import Recipe, load_recipe
 from trainer.schedule import learning_rate
 from trainer.stages import Parts, check_stages, split_parts, trainable
-from trainer.state import TrainState, save, save_seed
+from trainer.state import TrainState, save, save_seed, save_weights
 
 
 def main() -> None:
@@ -61,7 +62,7 @@ def main() -> None:
     if arguments.dry_run:
         run.journal_plan(ranks)
         return
-    checkpoint = first_checkpoint(run, ranks, arguments.resume)
+    checkpoint = first_checkpoint(run, ranks, arguments.resume, arguments.init_from)
     post_train(run, ranks, checkpoint)
 
 
@@ -73,6 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed-model", help="folder, hub id or package:NAME/PATH; replaces the recipe's")
     parser.add_argument("--output-dir", type=str, help="the run folder; replaces the recipe's")
     parser.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help="what to do about a run that stands there")
+    parser.add_argument("--init-from", type=Path, metavar="CHECKPOINT", help="a new run starts from these weights instead of the seed's")
     parser.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change a recipe entry, e.g. stages.0.steps=100"
     )
@@ -100,6 +102,10 @@ class Run:
     @property
     def folder(self) -> Path:
         return self.recipe.output_dir
+
+    @property
+    def corpus_identity(self) -> dict[str, str]:
+        return {"corpus_fingerprint": self.corpus.fingerprint, "tokenizer_sha256": self.corpus.tokenizer_sha256}
 
     @property
     def tokens_per_step(self) -> int:
@@ -150,10 +156,12 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     return Run(recipe, config, corpus, model_config, shapes, parts, train, valid, accumulation, sum(ranks.sum(peak)))
 
 
-def first_checkpoint(run: Run, ranks: Ranks, resume: str) -> Checkpoint:
-    """The checkpoint to go on from: the newest good one of this run, or the one that surgery makes."""
+def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None) -> Checkpoint:
+    """The checkpoint to go on from: the newest good one of this run, or the one that surgery makes, or the weights of `init_from`."""
 
     def prepare() -> str:
+        if run.folder.is_dir():
+            lock.hold(run.folder)
         found, problems = newest(run.folder)
         for problem in problems:
             print(f"WARNING: passed over: {problem}", flush=True)
@@ -166,16 +174,44 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str) -> Checkpoint:
         if found is not None:
             refuse_other_run(run, found)
             return str(found.path)
+        if init_from:
+            source = Checkpoint.open(init_from)
+            refuse_other_model(run, source)
+            print(f"weights of {init_from} (step {source.state['step']}) ...", flush=True)
+            write_recipe(run)
+            return str(save_weights(run.folder, run.recipe, run.corpus_identity, source))
         print(f"surgery on {run.recipe.seed_model} ({run.recipe.surgery.embedding_init} embeddings) ...", flush=True)
         tokenizer = AutoTokenizer.from_pretrained(run.corpus.tokenizer_dir)
         model, report = surgery.operate(surgery.load_seed(run.recipe.seed_model), run.recipe, tokenizer, run.corpus)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        recipe_text = yaml.safe_dump(run.recipe.as_dict(), sort_keys=False, allow_unicode=True)
-        (run.folder / "recipe.yaml").write_text(recipe_text, encoding="utf-8")
-        return str(save_seed(run.folder, run.recipe, run.corpus.fingerprint, model, report))
+        write_recipe(run)
+        return str(save_seed(run.folder, run.recipe, run.corpus_identity, model, report))
 
     path = ranks.gather(ranks.on_main(prepare))[0]
     return Checkpoint.open(Path(path), verify=False)
+
+
+def write_recipe(run: Run) -> None:
+    """RUN/recipe.yaml, every entry resolved."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    lock.hold(run.folder)
+    text = yaml.safe_dump(run.recipe.as_dict(), sort_keys=False, allow_unicode=True)
+    (run.folder / "recipe.yaml").write_text(text, encoding="utf-8")
+
+
+def refuse_other_model(run: Run, source: Checkpoint) -> None:
+    """Raise UserError when the weights do not fit the recipe's model, or its embeddings another tokenizer's pieces."""
+    if source.state["tokenizer_sha256"] != run.corpus.tokenizer_sha256:
+        raise UserError(
+            f"--init-from {source.path}: it was trained with another tokenizer than that of corpus {run.recipe.corpus}; "
+            "prepare the corpus with --tokenizer, giving the tokenizer folder of the corpus it was made with"
+        )
+    differing = [name for name in {*run.shapes, *source.shapes} if run.shapes.get(name) != source.shapes.get(name)]
+    if differing:
+        name = min(differing)
+        raise UserError(
+            f"--init-from {source.path}: its weights are not this recipe's model; {len(differing)} tensors differ, e.g. {name}: "
+            f"{source.shapes.get(name, 'missing')} there, {run.shapes.get(name, 'missing')} now; give the surgery settings it was made with"
+        )
 
 
 def refuse_other_run(run: Run, checkpoint: Checkpoint) -> None:
@@ -197,8 +233,9 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step)
     if state.step:
         journal.say(f"going on from {checkpoint.path}")
+    stop = StopRequest()
     while (index := recipe.stage_at(state.step)[0]) < len(recipe.stages):
-        checkpoint = train_stage(run, ranks, journal, state, checkpoint, index)
+        checkpoint = train_stage(run, ranks, journal, state, checkpoint, index, stop)
     if ranks.is_main:
         scores = [row for row in read_rows(run.folder / "metrics.jsonl") if "valid_loss" in row][-1]
         export(checkpoint, run.corpus, run.folder / "model", {key: scores[key] for key in ("valid_loss", "valid_perplexity")})
@@ -206,7 +243,9 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     journal.close()
 
 
-def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, checkpoint: Checkpoint, index: int) -> Checkpoint:
+def train_stage(
+    run: Run, ranks: Ranks, journal: Journal, state: TrainState, checkpoint: Checkpoint, index: int, stop: StopRequest
+) -> Checkpoint:
     """From `checkpoint` to the end of stage `index`; returns the checkpoint that ends it."""
     recipe, stage = run.recipe, run.recipe.stages[index]
     begin = time.perf_counter()
@@ -221,16 +260,31 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, che
     journal.say(f"stage {stage.name}: {len(train)} of {len(run.shapes)} tensors train; engine built in {time.perf_counter() - begin:.1f} s")
     if state.step == 0:
         journal.record({"step": 0, "stage": stage.name, **validate(run, ranks, engine)})
-    speed = Speed(run, index)
+    speed, skipped = Speed(run, index), 0
     while state.step < stage_end:
+        batches, num_selected, signal = draw(run, ranks, state.batch, stop)
+        if signal:
+            if TrainState.of(checkpoint) != state:
+                save(run.folder, recipe, state, engine, checkpoint, ranks)
+            journal.say(f"asked to stop: step {state.step} is saved; the same command goes on from there")
+            journal.close()
+            raise Stopped(signal)
         rate = learning_rate(stage, state.step - stage_start)
         engine.set_learning_rate(rate)
-        loss_sum, num_selected = train_step(run, ranks, engine, state.batch)
+        loss_sum = train_step(run, ranks, engine, state.batch, batches, num_selected)
         state.batch += 1
         state.tokens += run.tokens_per_step
         if engine.skipped:
-            journal.say(f"step {state.step + 1} skipped: a gradient was not finite (global batch {state.batch - 1})")
+            skipped += 1
+            first = (state.batch - 1) * recipe.global_batch_size
+            where = f"step {state.step + 1} of stage {stage.name}, samples {first} to {first + recipe.global_batch_size - 1}"
+            journal.say(f"{where}: a gradient was not finite; skipped ({skipped} in a row)")
+            if skipped == recipe.max_skipped:
+                raise RunError(
+                    f"{where}: {skipped} steps in a row had a gradient that was not finite; {checkpoint.path} is the last good checkpoint"
+                )
             continue
+        skipped = 0
         state.step += 1
         speed.count()
         journal.advance(run.tokens_per_step, stage.name)
@@ -247,24 +301,38 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, che
             journal.record(row)
             speed.restart()
         if done or (recipe.every.checkpoint and state.step % recipe.every.checkpoint == 0):
-            checkpoint = save(run.folder, recipe, state, engine, checkpoint, ranks)
+            try:
+                checkpoint = save(run.folder, recipe, state, engine, checkpoint, ranks)
+            except RunError as error:
+                if done or recipe.on_save_failure == "stop":
+                    raise
+                journal.say(f"WARNING: {error}; going on")
             speed.restart()
     engine.close()
     return checkpoint
 
 
-def train_step(run: Run, ranks: Ranks, engine: StageEngine, batch_number: int) -> tuple[torch.Tensor, float]:
-    """One global batch: this rank's summed cross-entropy, and the number of selected tokens over all ranks."""
-    recipe = run.recipe
-    samples = samples_of(batch_number, recipe.global_batch_size, run.config.micro_batch, run.accumulation, ranks.rank, ranks.world_size)
+def draw(run: Run, ranks: Ranks, batch_number: int, stop: StopRequest) -> tuple[list[MaskedBatch], float, int]:
+    """This rank's micro-batches of a global batch, the number of selected tokens over all ranks, and the signal to end by (0: none)."""
+    size, micro = run.recipe.global_batch_size, run.config.micro_batch
+    samples = samples_of(batch_number, size, micro, run.accumulation, ranks.rank, ranks.world_size)
     batches = [run.train_blocks.training(numbers) for numbers in samples]
-    num_selected = ranks.sum(sum(len(batch.labels) for batch in batches))[0]
+    signal = stop.signal
+    asked = [float(signal == number) for number in (SIGINT, SIGTERM)]
+    num_selected, interrupt, terminate = ranks.sum(sum(len(batch.labels) for batch in batches), *asked)
+    return batches, num_selected, SIGINT if interrupt else SIGTERM if terminate else 0
+
+
+def train_step(
+    run: Run, ranks: Ranks, engine: StageEngine, batch_number: int, batches: list[MaskedBatch], num_selected: float
+) -> torch.Tensor:
+    """One global batch; returns this rank's summed cross-entropy."""
     loss_sum = torch.zeros((), device=ranks.device)
     for micro, batch in enumerate(batches):
         # Dropout follows from where we are: nothing to save, and a resumed run draws what the uninterrupted one would have.
-        torch.manual_seed(dropout_seed(recipe.seed, batch_number, ranks.rank, micro))
+        torch.manual_seed(dropout_seed(run.recipe.seed, batch_number, ranks.rank, micro))
         loss_sum += engine.backward(batch, num_selected)
-    return loss_sum, num_selected
+    return loss_sum
 
 
 def validate(run: Run, ranks: Ranks, engine: StageEngine) -> dict[str, float]:
