@@ -139,15 +139,21 @@ class Checkpoint:
         """Open and verify sizes and checksums. Raises UserError that names the damaged file."""
         try:
             files = json.loads((path / "complete.json").read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"checkpoint {path}: complete.json is missing, so the checkpoint was not finished") from None
         except ValueError:
             raise UserError(f"checkpoint {path}: complete.json is not readable as JSON") from None
+        if not isinstance(files, dict) or "state.json" not in files:
+            raise UserError(f"checkpoint {path}: complete.json does not describe state.json")
         for name, expected in files.items() if verify else ():
             _verify(path / name, expected)
         state = json.loads((path / "state.json").read_bytes())
         if state.get("format") != FORMAT:
             raise UserError(f"checkpoint {path}: format {state.get('format')}, this version reads {FORMAT}")
+        for stem in {record["file"] for record in state["parameters"].values()}:
+            for name in (f"weights-{stem}.safetensors", f"moments-{stem}.safetensors"):
+                if name not in files:
+                    raise UserError(f"checkpoint {path}: complete.json does not describe {name}")
         return cls(path, state, files)
 
     @property

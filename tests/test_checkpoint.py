@@ -1,0 +1,110 @@
+"""A damaged checkpoint is never opened, and the message names the file."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_tools.errors import UserError
+from trainer.checkpoint import Checkpoint, newest, seal, write_entries
+
+SHAPES = {"a.weight": (40, 30), "a.bias": (40,), "b.weight": (30, 40)}
+
+
+def make_checkpoint(run: Path, step: int, seed: int = 0) -> Path:
+    """A whole checkpoint of two ranks and a frozen parameter."""
+    generator = torch.Generator().manual_seed(seed * 1000 + step)
+    partial = run / "checkpoints" / f"step-{step}.partial"
+    partial.mkdir(parents=True)
+    files, records = {}, {}
+    for stem, names, trained in (("0", ["a.weight"], True), ("1", ["a.bias"], True), ("frozen", ["b.weight"], False)):
+        values = {name: torch.randn(SHAPES[name], generator=generator) for name in names}
+        entries = [(name, value, (value * 2, value * value) if trained else None) for name, value in values.items()]
+        files |= write_entries(partial, stem, {name: SHAPES[name] for name in names}, set(names) if trained else set(), entries)
+        records |= {name: {"shape": SHAPES[name], "file": stem, "adam_step": step if trained else 0} for name in names}
+    return seal(partial, {"step": step, "seed": seed, "parameters": records}, files)
+
+
+def truncate(path: Path, rng: random.Random) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: rng.randrange(len(data))])
+
+
+def flip_a_bit(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    place = rng.randrange(len(data))
+    data[place] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def grow(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes() + bytes(rng.randrange(1, 9)))
+
+
+def remove(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+def zero_the_end(path: Path, rng: random.Random) -> None:
+    """What a power cut leaves of a file whose size was written before its data."""
+    data = path.read_bytes()
+    keep = rng.randrange(len(data) - 8)
+    path.write_bytes(data[:keep] + bytes(len(data) - keep))
+
+
+def edit_json(path: Path, rng: random.Random) -> None:
+    """Valid JSON with an entry changed, taken out, or another thing altogether."""
+    if path.suffix != ".json":
+        flip_a_bit(path, rng)
+        return
+    content = json.loads(path.read_text())
+    key = rng.choice(sorted(content))
+    choice = rng.randrange(4)
+    if choice == 0:
+        del content[key]
+    elif choice == 1:
+        content[key] = rng.choice([None, [], 7, {}])
+    elif choice == 2:
+        content["new-" + key] = content.pop(key)
+    path.write_text(json.dumps(content if choice < 3 else rng.choice([[], {}, None, "x"])))
+
+
+DAMAGES: list[Callable[[Path, random.Random], None]] = [truncate, flip_a_bit, grow, remove, zero_the_end, edit_json]
+
+
+@pytest.mark.parametrize("number", range(100))
+def test_damage_is_found(tmp_path: Path, number: int) -> None:
+    rng = random.Random(number)
+    good, newer = make_checkpoint(tmp_path, 5), make_checkpoint(tmp_path, 9)
+    Checkpoint.open(newer)
+    files = sorted(newer.iterdir())
+    victim = files[number % len(files)]
+    DAMAGES[number // len(files) % len(DAMAGES)](victim, rng)
+    with pytest.raises(UserError, match="checkpoint") as caught:
+        Checkpoint.open(newer)
+    assert str(newer) in str(caught.value)
+    if victim.name != "complete.json":
+        assert victim.name in str(caught.value)
+    found, problems = newest(tmp_path)
+    assert found is not None and found.path == good and problems == [str(caught.value)]
+
+
+@pytest.mark.parametrize("name", ["weights-0.safetensors", "moments-1.safetensors", "state.json"])
+def test_a_file_of_another_run_is_found(tmp_path: Path, name: str) -> None:
+    mine, other = make_checkpoint(tmp_path / "mine", 9), make_checkpoint(tmp_path / "other", 9, seed=1)
+    shutil.copy(other / name, mine / name)
+    with pytest.raises(UserError, match=name):
+        Checkpoint.open(mine)
+
+
+def test_a_marker_that_vouches_for_too_little_is_refused(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, 9)
+    marker = json.loads((path / "complete.json").read_text())
+    for name in ("state.json", "weights-1.safetensors", "moments-0.safetensors"):
+        (path / "complete.json").write_text(json.dumps({key: value for key, value in marker.items() if key != name}))
+        with pytest.raises(UserError, match=f"does not describe {name}"):
+            Checkpoint.open(path)
