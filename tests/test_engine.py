@@ -5,6 +5,7 @@ import json
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,3 +207,34 @@ def test_bf16_leaves_frozen_weights_alone(tmp_path: Path) -> None:
     encoder = Checkpoint.open(run / "checkpoints" / "step-6").adam_steps
     assert {encoder[name] for layer in parts.layers for name in layer} == {3}
     assert {encoder[name] for name in (*parts.embeddings, *parts.itl)} == {6}
+
+
+def test_the_loss_scaler_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 does not run here: DeepSpeed's scaler itself, driven through overflows, saved as JSON in the middle and put into a new one."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    from trainer.engine import StageEngine
+
+    monkeypatch.setattr("deepspeed.comm.get_rank", lambda: 0)  # it asks before it logs
+
+    def engine_with_scaler() -> StageEngine:
+        scaler = DynamicLossScaler(
+            init_scale=2**16, scale_window=4, min_scale=1, delayed_shift=2, consecutive_hysteresis=False, raise_error_at_min_scale=False,
+            dtype=torch.half,
+        )  # fmt: skip
+        engine: StageEngine = object.__new__(StageEngine)
+        engine._engine = SimpleNamespace(optimizer=SimpleNamespace(loss_scaler=scaler, dynamic_loss_scale=True))
+        return engine
+
+    def drive(engine: StageEngine, overflows: str) -> list[float]:
+        scaler = engine._engine.optimizer.loss_scaler
+        return [scaler.update_scale(flag == "x") or scaler.cur_scale for flag in overflows]
+
+    overflows = "x..x.......x.....x..x........xx....."
+    whole = drive(engine_with_scaler(), overflows)
+    assert {2.0**15, 2.0**16, 2.0**17} == set(whole)
+    for cut in range(len(overflows)):
+        before, after = engine_with_scaler(), engine_with_scaler()
+        first = drive(before, overflows[:cut])
+        after.load_loss_scaler(json.loads(json.dumps(before.loss_scaler)))
+        assert first + drive(after, overflows[cut:]) == whole, cut
