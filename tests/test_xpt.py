@@ -132,6 +132,36 @@ def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path,
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_the_curve_does_not_depend_on_the_ranks(finished: Path, tmp_path: Path) -> None:
+    """fp32, no dropout: 1, 2 and 4 ranks and micro-batches of 32, 4 and 8; then 4 ranks go on from a checkpoint of one."""
+    curves: dict[str, dict[int, dict[str, float]]] = {}
+    hosts = tmp_path / "hosts"
+    for name, ranks, micro in (("one", 1, 32), ("two", 2, 4), ("four", 4, 8), ("one, then four", 4, 8)):
+        settings = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": 2, "reduce_bucket_size": 100000}}
+        (tmp_path / "ds.json").write_text(json.dumps(settings))
+        hosts.write_text(f"localhost slots={ranks}\n")
+        run = tmp_path / name.replace(" ", "-")
+        if name == "one, then four":
+            shutil.copytree(
+                tmp_path / "one", run, ignore=lambda folder, names: {n for n in names if n.startswith("step-") and n > "step-30"}
+            )
+            assert [path.name for path in checkpoint_paths(run)] == ["step-30", "step-0"]
+        words = command(
+            finished, "--output-dir", str(run), "--ds-config", str(tmp_path / "ds.json"), "--set", "surgery.dropout=0", ranks=ranks
+        )
+        words = [str(hosts) if word == "hostfiles/localhost" else word for word in words]
+        done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        curves[name] = {row["step"]: row for row in read_rows(run / "metrics.jsonl")}
+    for name, curve in curves.items():
+        assert set(curve) == set(range(81))
+        for step, row in curve.items():
+            for key in row.keys() & {"loss", "valid_loss"}:
+                assert row[key] == pytest.approx(curves["one"][step][key], rel=1e-4), (name, step, key)
+            assert row.get("tokens") == curves["one"][step].get("tokens")
+    assert any(curves["four"][step]["tokens_per_second"] != curves["one, then four"][step]["tokens_per_second"] for step in range(31, 81))
+
+
 def test_a_full_disk_is_survived_or_ends_the_run_by_setting(finished: Path, tmp_path: Path) -> None:
     size = (finished / "run" / "checkpoints" / "step-0" / "weights-seed.safetensors").stat().st_size
     arguments = ("--output-dir", str(tmp_path / "run"), "--set", "on_save_failure=warn")
