@@ -1,6 +1,6 @@
 """The steps of benchmarks/real_klue.sh between its runs.
 
-split TRAIN OUT    part.json (5,000 rows) and holdout.json (2,000 rows) of the training file; no sentence stands in both
+split TRAIN OUT    part.json (4,000 rows) and holdout.json (2,000 rows) of the training file; no sentence stands in both
 choose OUT         the rate with the best mean micro-F1 over the models on the hold-out
 tables [OUT KLUE]  keep the small records of the runs in benchmarks/results/real_klue/ and print the tables; without OUT from those records
 """
@@ -21,7 +21,7 @@ NAMES = {
     "random-weights": "same net and tokens, random weights",
     "untrained": "English seed, new embeddings, untrained",
 }
-PART, HOLDOUT = 5000, 2000
+PART, HOLDOUT = 4000, 2000
 
 
 def split(train: Path, out: Path) -> None:

@@ -18,7 +18,7 @@ mkdir -p "$OUT"
 [ -d "${MODELS[untrained]}" ] || python -m trainer.export --checkpoint "$RUNS/full-dictionary/checkpoints/step-0" --corpus "$CORPUS" \
     --output-dir "${MODELS[untrained]}"
 python benchmarks/real_klue.py split "$KLUE/klue-re-v1.1_train.json" "$OUT"
-for rate in 5e-5 1e-4 2e-4 4e-4; do
+for rate in 1e-4 2e-4 4e-4; do
     for name in "${!MODELS[@]}"; do two_at_a_time; fine_tune "$OUT/part.json" "$OUT/holdout.json" "$name" $rate "$OUT/search-$name-$rate" & done
 done
 wait

@@ -1,4 +1,4 @@
-"""Who we are among the ranks, and the few collectives that the scripts need. Only this file and `engine` use torch.distributed."""
+"""Who we are among the ranks, and the few collectives that the scripts need. Only this file, `watchdog` and `engine` use torch.distributed."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,6 +76,16 @@ def _launchers() -> tuple[int, ...]:
         return ()
 
 
+@dataclass
+class Pulse:
+    """How far a rank is, for the watchdog of the others."""
+
+    count: int = 0
+    """Grows alike on all ranks: with what they begin and with the collectives that they enter."""
+    doing: str = "starting"
+    since: float = field(default_factory=time.monotonic)
+
+
 @dataclass(frozen=True)
 class Ranks:
     """The process group as seen by one rank."""
@@ -83,6 +93,7 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    pulse: Pulse = field(default_factory=Pulse)
 
     @classmethod
     def current(cls) -> "Ranks":
@@ -98,17 +109,29 @@ class Ranks:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def beat(self, doing: str) -> None:
+        """A sign of progress. doing: what begins now or still goes on, e.g. `reading batch 7`; the same words at the same time on all ranks."""
+        self.pulse.count += doing != self.pulse.doing
+        self.pulse.doing, self.pulse.since = doing, time.monotonic()
+
+    def _enter(self) -> None:
+        self.pulse.count += 1
+        self.pulse.since = time.monotonic()
+
     def barrier(self) -> None:
+        self._enter()
         dist.barrier()
 
     def sum(self, *values: float) -> list[float]:
         """Sums over ranks, in float64."""
+        self._enter()
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return tensor.tolist()
 
     def gather(self, item: Any) -> list[Any]:
         """The small object of every rank, on every rank."""
+        self._enter()
         items: list[Any] = [None] * self.world_size
         dist.all_gather_object(items, item)
         return items

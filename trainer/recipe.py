@@ -124,6 +124,8 @@ class Recipe(_Settings):
     """Checkpoints at multiples of this many steps are kept too. 0: none."""
     on_save_failure: Literal["stop", "warn"] = "stop"
     """When a checkpoint cannot be written (a full disk): end the run, or warn and go on. The checkpoint between two stages is needed."""
+    hang_seconds: float = Field(default=600, gt=0)
+    """End all ranks when nothing has gone on for this long, naming the rank that hangs."""
     max_skipped: int = Field(default=25, gt=0)
     """End the run when this many steps in a row had a gradient that was not finite."""
 
@@ -155,7 +157,18 @@ class Recipe(_Settings):
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on: everything that changes its numbers."""
-        free = {"output_dir", "corpus", "expect_world_size", "every", "keep_last", "keep_every", "on_save_failure", "max_skipped", "name"}
+        free = {
+            "output_dir",
+            "corpus",
+            "expect_world_size",
+            "every",
+            "keep_last",
+            "keep_every",
+            "on_save_failure",
+            "max_skipped",
+            "hang_seconds",
+            "name",
+        }
         return {key: value for key, value in self.as_dict().items() if key not in free}
 
 

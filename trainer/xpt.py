@@ -45,6 +45,7 @@ from trainer.recipe import Recipe, load_recipe
 from trainer.schedule import learning_rate
 from trainer.stages import Parts, check_stages, split_parts, trainable
 from trainer.state import TrainState, save, save_seed, save_weights
+from trainer.watchdog import Watchdog
 
 
 def main() -> None:
@@ -233,9 +234,10 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step)
     if state.step:
         journal.say(f"going on from {checkpoint.path}")
-    stop = StopRequest()
+    stop, watchdog = StopRequest(), Watchdog(ranks, recipe.hang_seconds)
     while (index := recipe.stage_at(state.step)[0]) < len(recipe.stages):
         checkpoint = train_stage(run, ranks, journal, state, checkpoint, index, stop)
+    watchdog.close()
     if ranks.is_main:
         scores = [row for row in read_rows(run.folder / "metrics.jsonl") if "valid_loss" in row][-1]
         export(checkpoint, run.corpus, run.folder / "model", {key: scores[key] for key in ("valid_loss", "valid_perplexity")})
@@ -249,6 +251,7 @@ def train_stage(
     """From `checkpoint` to the end of stage `index`; returns the checkpoint that ends it."""
     recipe, stage = run.recipe, run.recipe.stages[index]
     begin = time.perf_counter()
+    ranks.beat(f"building the engine of stage {stage.name}")
     stage_start = state.step - recipe.stage_at(state.step)[1]
     stage_end = stage_start + stage.steps
     train = trainable(stage, run.parts)
@@ -262,6 +265,7 @@ def train_stage(
         journal.record({"step": 0, "stage": stage.name, **validate(run, ranks, engine)})
     speed, skipped = Speed(run, index), 0
     while state.step < stage_end:
+        ranks.beat(f"reading batch {state.batch}")
         batches, num_selected, signal = draw(run, ranks, state.batch, stop)
         if signal:
             if TrainState.of(checkpoint) != state:
@@ -301,6 +305,7 @@ def train_stage(
             journal.record(row)
             speed.restart()
         if done or (recipe.every.checkpoint and state.step % recipe.every.checkpoint == 0):
+            ranks.beat(f"saving step {state.step}")
             try:
                 checkpoint = save(run.folder, recipe, state, engine, checkpoint, ranks)
             except RunError as error:
@@ -329,6 +334,7 @@ def train_step(
     """One global batch; returns this rank's summed cross-entropy."""
     loss_sum = torch.zeros((), device=ranks.device)
     for micro, batch in enumerate(batches):
+        ranks.beat(f"training on batch {batch_number}, micro-batch {micro}")
         # Dropout follows from where we are: nothing to save, and a resumed run draws what the uninterrupted one would have.
         torch.manual_seed(dropout_seed(run.recipe.seed, batch_number, ranks.rank, micro))
         loss_sum += engine.backward(batch, num_selected)
@@ -340,7 +346,9 @@ def validate(run: Run, ranks: Ranks, engine: StageEngine) -> dict[str, float]:
     count = min(run.recipe.validation_blocks, run.valid_blocks.num_blocks)
     loss_sum, num_selected = 0.0, 0
     mine = torch.arange(ranks.rank, count, ranks.world_size).numpy()
+    ranks.beat("validating")
     for start in range(0, len(mine), run.config.micro_batch):
+        ranks.beat("validating")
         batch = run.valid_blocks.validation(mine[start : start + run.config.micro_batch])
         loss_sum += float(engine.evaluate(batch))
         num_selected += len(batch.labels)
