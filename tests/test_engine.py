@@ -19,7 +19,7 @@ from trainer.blocks import MaskedBatch
 from trainer.checkpoint import Checkpoint
 from trainer.recipe import Optimizer, Recipe, Stage
 from trainer.stages import split_parts, trainable
-from trainer.state import TrainState, save, save_seed
+from trainer.state import Saver, TrainState, save_seed
 
 VOCAB, LENGTH, BATCH = 48, 12, 8
 SHAPE = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
@@ -132,12 +132,12 @@ def run_stages(run: Path, ds_config: Path, stages: list[list[str]], steps: int, 
     ranks, recipe, config = Ranks.current(), make_recipe(stages, steps), engines.DeepSpeedConfig.load(ds_config)
     checkpoint, _ = newest(run)
     assert checkpoint is not None
-    state = TrainState.of(checkpoint)
+    state, saver = TrainState.of(checkpoint), Saver(run, recipe, ranks, checkpoint, print)
     parts = split_parts(checkpoint.shapes, architecture_of(checkpoint.state["model_config"]), 4, "both")
     while (index := recipe.stage_at(state.step)[0]) < len(stages):
         train = trainable(recipe.stages[index], parts)
         fresh = moments == "fresh"
-        engine = engines.StageEngine(checkpoint, train, config, OPTIMIZER, 0.0, BATCH, ranks.device, fresh_moments=fresh)
+        engine = engines.StageEngine(saver.last, train, config, OPTIMIZER, 0.0, BATCH, ranks.device, fresh_moments=fresh)
         for _ in range(steps):
             engine.set_learning_rate(3e-3)
             tokens, labels = global_batch(state.step)
@@ -149,16 +149,17 @@ def run_stages(run: Path, ds_config: Path, stages: list[list[str]], steps: int, 
             state.step += 1
         engine.check_trainable(train)
         engine.check_frozen()
-        checkpoint = save(run, recipe, state, engine, checkpoint, ranks)
+        saver.save(state, engine, {}, needed=True)
         gone = weakref.ref(engine._zero)
         engine.close()
         del engine
         gc.collect()
         assert gone() is None, "the old engine is still alive after the stage change"
+    saver.finish()
 
 
 def start_run(folder: Path, kind: str, stages: list[list[str]], steps: int) -> Path:
-    save_seed(folder, make_recipe(stages, steps), {"corpus_fingerprint": "", "tokenizer_sha256": ""}, make_model(kind), {})
+    save_seed(folder, make_recipe(stages, steps), {"corpus_fingerprint": "", "tokenizer_sha256": ""}, make_model(kind), {}, {})
     return folder
 
 

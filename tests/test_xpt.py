@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -183,6 +184,24 @@ def test_a_full_disk_is_survived_or_ends_the_run_by_setting(finished: Path, tmp_
     done = launch(finished, *arguments, "--set", "on_save_failure=stop", "keep_every=16", ranks=1)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in checkpoint_paths(tmp_path / "run")] == [f"step-{n}" for n in (80, 72, 64, 48, 32, 30, 0)]
+
+
+def test_weights_that_compute_otherwise_than_they_did_are_not_trained_on(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-80")
+    last = tmp_path / "run" / "checkpoints" / "step-72"
+    state, files = (json.loads((last / name).read_text()) for name in ("state.json", "complete.json"))
+    records = state["parameters"]
+    first, second = (next(name for name in records if name.endswith(f"layer.2.output.LayerNorm.{kind}")) for kind in ("weight", "bias"))
+    assert records[first]["file"] == records[second]["file"]
+    path = last / f"weights-{records[first]['file']}.safetensors"
+    weights = load_file(path)
+    weights[first], weights[second] = weights[second], weights[first]  # one written under the other's name, with a checksum that is right
+    save_file(weights, path)
+    files[path.name] = {"size": path.stat().st_size, "xxh3": xxhash.xxh3_128_hexdigest(path.read_bytes())}
+    (last / "complete.json").write_text(json.dumps(files))
+    done = launch(finished, "--output-dir", str(tmp_path / "run"), ranks=1)
+    assert done.returncode == 1 and done.stderr.count("error:") == 1 and "step-72: the loss of its weights" in done.stderr, done.stderr
 
 
 def test_gradients_that_stay_infinite_end_the_run(finished: Path, tmp_path: Path) -> None:

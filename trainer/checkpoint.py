@@ -1,11 +1,11 @@
 """The portable state of a run: safetensors and JSON, keyed by parameter name, the same for any number of ranks.
 
     RUN/checkpoints/step-N/
-        weights-R.safetensors   fp32 values of the parameters that rank R was the owner of, whole, under their own names
-        moments-R.safetensors   NAME.exp_avg, NAME.exp_avg_sq of the same
-        weights-frozen.safetensors, moments-frozen.safetensors   what did not train in this stage (hard links within a stage)
-        state.json              step, recipe, corpus, model configuration; per parameter: shape, file, Adam step
-        complete.json           size and XXH3-128 of every file above; written last
+        weights-N-R.safetensors   fp32 values of the parameters that rank R was the owner of, whole, under their own names
+        moments-N-R.safetensors   NAME.exp_avg, NAME.exp_avg_sq of the same
+        weights-M-S.safetensors, moments-M-S.safetensors   files of an earlier step M with parameters that are frozen since; hard links
+        state.json                step, recipe, corpus, model configuration, forward check; per parameter: shape, file (N-R), Adam step
+        complete.json             size and XXH3-128 of every file above; written last
 
 A checkpoint is written to step-N.partial and renamed. No pickle anywhere.
 """
@@ -59,10 +59,8 @@ class _TensorWriter:
         self._put(memoryview(tensor.detach().cpu().contiguous().numpy().reshape(-1)).cast("B"))  # type: ignore[arg-type]
 
     def close(self) -> dict[str, Any]:
-        """Flush to disk; returns the file's size and checksum."""
+        """Hand everything to the operating system, not yet to the disk; returns the file's size and checksum."""
         assert next(self._shapes, None) is None, f"{self.path} lacks tensors"
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         return {"size": self._size, "xxh3": self._hash.hexdigest()}
 
@@ -72,7 +70,7 @@ def write_entries(
 ) -> dict[str, Any]:
     """Write weights-STEM and moments-STEM (of the names in `trained`); entries come in the order of `shapes`.
 
-    Returns size and checksum of each file.
+    Returns size and checksum of each file, which is readable now and safe from a power cut after `flush`.
     """
     weights = _TensorWriter(directory / f"weights-{stem}.safetensors", shapes)
     moments = _TensorWriter(
@@ -88,6 +86,16 @@ def write_entries(
     return {writer.path.name: writer.close() for writer in (weights, moments)}
 
 
+def flush(*paths: Path) -> None:
+    """Wait until these files (of a folder: its list of names) are on the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _write_json(path: Path, content: Any) -> dict[str, Any]:
     data = json.dumps(content, ensure_ascii=False, indent=1).encode()
     with open(path, "wb") as file:
@@ -98,32 +106,31 @@ def _write_json(path: Path, content: Any) -> dict[str, Any]:
 
 
 def seal(partial: Path, state: dict[str, Any], files: dict[str, Any]) -> Path:
-    """Write state.json and the completeness marker, then give the folder its final name. Returns that."""
+    """Write state.json and the completeness marker, then give the folder its final name. Returns that. `files` are on the disk already."""
     files = {**files, "state.json": _write_json(partial / "state.json", {"format": FORMAT, **state})}
     _write_json(partial / "complete.json", files)
     final = partial.with_name(partial.name.removesuffix(".partial"))
     if final.exists():  # saved before an interruption, now reached again
         shutil.rmtree(final)
     partial.rename(final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    flush(final.parent)
     return final
 
 
-def link_frozen(partial: Path, previous: "Checkpoint | None", names: set[str]) -> dict[str, Any] | None:
-    """Hard-link the frozen files of an earlier checkpoint that hold exactly `names`. None when there is none."""
-    if previous is None or {n for n, p in previous.parameters.items() if p["file"] == "frozen"} != names:
-        return None
-    files = {}
-    for kind in ("weights", "moments"):
-        name = f"{kind}-frozen.safetensors"
+def link_files(partial: Path, previous: "Checkpoint", stems: set[str]) -> dict[str, Any]:
+    """Hard-link the files of an earlier checkpoint that have these stems; copies where the file system has no links.
+
+    They hold more than the parameters that are still wanted of them, at most once per stage; it costs neither time nor space. Returns
+    their sizes and checksums.
+    """
+    names = [f"{kind}-{stem}.safetensors" for stem in sorted(stems) for kind in ("weights", "moments")]
+    for name in names:
         try:
             os.link(previous.path / name, partial / name)
-        except OSError:  # a file system without links
-            return None
-        files[name] = previous.files[name]
-    return files
+        except OSError:
+            shutil.copyfile(previous.path / name, partial / name)
+            flush(partial / name)
+    return {name: previous.files[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ class Checkpoint:
     """An opened checkpoint. Tensors are mapped from the files, not held."""
 
     path: Path
+    """Its folder; of one that is still being saved, the folder with the suffix .partial."""
     state: dict[str, Any]
     files: dict[str, Any]
 

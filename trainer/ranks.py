@@ -1,4 +1,4 @@
-"""Who we are among the ranks, and the few collectives that the scripts need. Only this file, `watchdog` and `engine` use torch.distributed."""
+"""Who we are among the ranks, and the few collectives that the scripts need."""
 
 import os
 import signal
@@ -110,7 +110,7 @@ class Ranks:
         return self.rank == 0
 
     def beat(self, doing: str) -> None:
-        """A sign of progress. doing: what begins now or still goes on, e.g. `reading batch 7`; the same words at the same time on all ranks."""
+        """A sign of progress. doing: what begins now or still goes on, e.g. `reading batch 7`; the same words in the same order on all."""
         self.pulse.count += doing != self.pulse.doing
         self.pulse.doing, self.pulse.since = doing, time.monotonic()
 

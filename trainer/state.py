@@ -1,13 +1,16 @@
 """What the training loop changes, and how it is saved. Everything else of a run follows from the recipe."""
 
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from data_tools.errors import RunError
-from trainer.checkpoint import Checkpoint, link_frozen, prune, seal, write_entries
+from trainer.checkpoint import Checkpoint, flush, link_files, prune, seal, write_entries
 from trainer.engine import StageEngine
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
@@ -32,89 +35,140 @@ class TrainState:
         return cls(checkpoint.state["step"], checkpoint.state["batch"], checkpoint.state["tokens"])
 
 
-def save_seed(run: Path, recipe: Recipe, corpus: dict[str, str], model: Any, report: dict[str, Any]) -> Path:
+def save_seed(run: Path, recipe: Recipe, corpus: dict[str, str], model: Any, report: dict[str, Any], forward: dict[str, Any]) -> Path:
     """The checkpoint of step 0: the model as surgery left it. corpus: values of CORPUS_KEYS. Rank 0 only."""
-    partial = run / "checkpoints" / "step-0.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    parameters = dict(model.named_parameters())
-    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    files = write_entries(partial, "seed", shapes, set(), ((name, p.detach(), None) for name, p in parameters.items()))
-    records = {name: {"shape": shape, "file": "seed", "adam_step": 0} for name, shape in shapes.items()}
-    return seal(partial, {**_header(TrainState(), recipe, corpus, model.config.to_dict()), "surgery": report, "parameters": records}, files)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    return _save_first(run, _header(TrainState(), recipe, corpus, model.config.to_dict()), parameters, report, forward)
 
 
 def save_weights(run: Path, recipe: Recipe, corpus: dict[str, str], source: Checkpoint) -> Path:
     """The checkpoint of step 0: the weights of another run's checkpoint, and nothing else of it. Rank 0 only."""
+    surgery = {**source.state["surgery"], "initialised_from": f"{source.path}, step {source.state['step']}"}
+    parameters = {name: value for name, value, _ in source.entries(source.shapes)}
+    header = _header(TrainState(), recipe, corpus, source.state["model_config"])
+    return _save_first(run, header, parameters, surgery, {})  # its forward check is of another corpus
+
+
+def _save_first(
+    run: Path, header: dict[str, Any], parameters: dict[str, torch.Tensor], surgery: dict[str, Any], forward: dict[str, Any]
+) -> Path:
     partial = run / "checkpoints" / "step-0.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    entries = ((name, value, None) for name, value, _ in source.entries(source.shapes))
-    files = write_entries(partial, "seed", source.shapes, set(), entries)
-    records = {name: {"shape": shape, "file": "seed", "adam_step": 0} for name, shape in source.shapes.items()}
-    header = _header(TrainState(), recipe, corpus, source.state["model_config"])
-    surgery = {**source.state["surgery"], "initialised_from": f"{source.path}, step {source.state['step']}"}
-    return seal(partial, {**header, "surgery": surgery, "parameters": records}, files)
+    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+    files = write_entries(partial, "seed", shapes, set(), ((name, value, None) for name, value in parameters.items()))
+    flush(*(partial / name for name in files))
+    records = {name: {"shape": shape, "file": "seed", "adam_step": 0} for name, shape in shapes.items()}
+    return seal(partial, {**header, "surgery": surgery, "forward": forward, "parameters": records}, files)
 
 
-def save(run: Path, recipe: Recipe, state: TrainState, engine: StageEngine, previous: Checkpoint, ranks: Ranks) -> Checkpoint:
-    """Write the checkpoint of `state.step`; collective, every rank writes the parameters it owns. `previous` is the last one saved.
+class Saver:
+    """Saves a run's checkpoints. All methods are collective; every rank writes the parameters that it owns.
 
-    The checkpoints at the ends of stages and at multiples of `recipe.keep_every` are kept; of the others the last `recipe.keep_last`.
-    Raises RunError on all ranks when any of them cannot write; what was written is removed, and earlier checkpoints are as they were.
+    `save` returns when everything is in the operating system's hands and cannot change any more. The wait for the disk goes on in a thread,
+    beside the training, and `finish` gives the checkpoint its marker and its name. So one checkpoint may be under way at a time; killed
+    meanwhile, a run goes on from the one before.
     """
-    partial = run / "checkpoints" / f"step-{state.step}.partial"
 
-    def all_well(problem: OSError | None) -> None:
-        problems = [text for text in ranks.gather(problem and f"rank {ranks.rank}: {problem}") if text]
-        if problems:
-            if ranks.is_main:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(f"{partial.with_suffix('')} could not be written ({problems[0]}); {previous.path} is the last good checkpoint")
+    def __init__(self, run: Path, recipe: Recipe, ranks: Ranks, first: Checkpoint, say: Callable[[str], None]) -> None:
+        """first: the checkpoint that the run starts from. say: told of failures that the recipe says to survive."""
+        self.last = first
+        """The newest checkpoint: to build an engine from, also while it is under way."""
+        self._run, self._recipe, self._ranks, self._say = run, recipe, ranks, say
+        self._good = first
+        self._needed = False
+        self._thread: threading.Thread | None = None
+        self._failure: OSError | None = None
 
-    def attempt(work: Callable[[], T]) -> T | None:
+    @property
+    def ready(self) -> bool:
+        """Whether a checkpoint is under way and this rank's disk has all of it."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    def save(self, state: TrainState, engine: StageEngine, forward: dict[str, Any], needed: bool) -> None:
+        """Begin the checkpoint of `state.step`. forward: for the check on loading. needed: the next stage is built from it.
+
+        Raises RunError on all ranks when any of them cannot write, if the checkpoint is needed or the recipe wants it; otherwise says so.
+        Then as later in `finish`, what was written is removed, and earlier checkpoints are as they were.
+        """
+        self.finish()
+        self._needed = needed
+        partial = self._run / "checkpoints" / f"step-{state.step}.partial"
+        stem, shapes, adam_steps = f"{state.step}-{self._ranks.rank}", self._good.shapes, engine.adam_steps
+        if self._ranks.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            self._attempt(lambda: partial.mkdir(parents=True))
+        if not self._all_well(partial):
+            return
+        owned, entries = engine.owned(), engine.owned_entries()
+        files = self._attempt(lambda: write_entries(partial, stem, {name: shapes[name] for name in owned}, set(owned), entries))
+        shares = self._ranks.gather((stem, owned, files))
+        records = {
+            name: {"shape": shapes[name], "file": stem, "adam_step": adam_steps[name]} for stem, names, _ in shares for name in names
+        }
+        frozen = {name: record for name, record in self._good.parameters.items() if name not in records}
+        stems = {record["file"] for record in frozen.values()}
+        linked = self._ranks.gather(self._attempt(lambda: link_files(partial, self._good, stems)) if self._ranks.is_main else None)[0]
+        if not self._all_well(partial):
+            return
+        records |= frozen
+        identity, config = {key: self._good.state[key] for key in CORPUS_KEYS}, self._good.state["model_config"]
+        content = {
+            **_header(state, self._recipe, identity, config), "loss_scaler": engine.loss_scaler, "surgery": self._good.state["surgery"],
+            "world_size": self._ranks.world_size, "forward": forward, "parameters": {name: records[name] for name in shapes},
+        }  # fmt: skip
+        self.last = Checkpoint(partial, content, {name: info for _, _, files in shares for name, info in files.items()} | linked)
+        self._thread = threading.Thread(target=lambda: self._attempt(lambda: flush(*(partial / name for name in files or ()))))
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Seal the checkpoint under way, if there is one. Raises as `save` does.
+
+        The checkpoints at the ends of stages and at multiples of `recipe.keep_every` are kept; of the others the last `recipe.keep_last`.
+        """
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        partial, state, files = self.last.path, self.last.state, self.last.files
+        if not self._all_well(partial):
+            return
+        if self._ranks.is_main:
+            self._attempt(lambda: seal(partial, state, files))
+        if not self._all_well(partial):
+            return
+        self.last = self._good = Checkpoint.open(partial.with_suffix(""), verify=False)
+        if self._ranks.is_main:
+            prune(self._run, self._recipe.keep_last, self._kept())
+
+    def _attempt(self, work: Callable[[], T]) -> T | None:
         try:
             return work()
         except OSError as error:
-            failure.append(error)
+            self._failure = error
             return None
 
-    failure: list[OSError] = []
-    if ranks.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-        attempt(lambda: partial.mkdir(parents=True))
-    all_well(failure[0] if failure else None)
-    stem, owned, shapes, adam_steps = str(ranks.rank), engine.owned(), previous.shapes, engine.adam_steps
-    entries = engine.owned_entries()
-    share = attempt(lambda: write_entries(partial, stem, {name: shapes[name] for name in owned}, set(owned), entries))
-    all_well(failure[0] if failure else None)
-    shares = ranks.gather((stem, owned, share))
+    def _all_well(self, partial: Path) -> bool:
+        """Whether no rank failed since the last call."""
+        failure, self._failure = self._failure, None
+        problems = [text for text in self._ranks.gather(failure and f"rank {self._ranks.rank}: {failure}") if text]
+        if not problems:
+            return True
+        if self._ranks.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        message = f"{partial.with_suffix('')} could not be written ({problems[0]}); {self._good.path} is the last good checkpoint"
+        self.last = self._good
+        if self._needed or self._recipe.on_save_failure == "stop":
+            raise RunError(message)
+        self._say(f"WARNING: {message}; going on")
+        return False
 
-    def finish() -> Path:
-        files = {name: info for _, _, files in shares for name, info in files.items()}
-        records = {n: {"shape": shapes[n], "file": stem, "adam_step": adam_steps[n]} for stem, names, _ in shares for n in names}
-        frozen = {name: record for name, record in previous.parameters.items() if name not in records}
-        if frozen:
-            linked = link_frozen(partial, previous, set(frozen))
-            trained = {name for name, record in frozen.items() if record["adam_step"]}
-            files |= linked or write_entries(partial, "frozen", {n: shapes[n] for n in frozen}, trained, previous.entries(frozen))
-        records |= {name: {**record, "file": "frozen"} for name, record in frozen.items()}
-        header = _header(state, recipe, {key: previous.state[key] for key in CORPUS_KEYS}, previous.state["model_config"])
-        content = {**header, "loss_scaler": engine.loss_scaler, "surgery": previous.state["surgery"], "world_size": ranks.world_size}
-        return seal(partial, {**content, "parameters": {name: records[name] for name in shapes}}, files)
-
-    ranks.on_main(lambda: attempt(finish))
-    all_well(failure[0] if failure else None)
-    checkpoint = Checkpoint.open(run / "checkpoints" / f"step-{state.step}", verify=False)
-    if ranks.is_main:
+    def _kept(self) -> set[int]:
         ends, total = {0}, 0
-        for stage in recipe.stages:
+        for stage in self._recipe.stages:
             total += stage.steps
             ends.add(total)
-        if recipe.keep_every:
-            ends |= set(range(0, total, recipe.keep_every))
-        prune(run, recipe.keep_last, ends)
-    return checkpoint
+        return ends | set(range(0, total, self._recipe.keep_every) if self._recipe.keep_every else ())
 
 
 def _header(state: TrainState, recipe: Recipe, corpus: dict[str, str], model_config: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,13 @@ What it would do, without doing it: add --dry-run. Interrupted? The same command
 import argparse
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
 
+import numpy as np
 import torch
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -39,12 +41,12 @@ from trainer.flops import Shape, peak_flops, stage_flops_per_token
 from trainer.journal import Journal, perplexity, read_rows
 from trainer.masking import dropout_seed
 from trainer.memory import keep_freed_memory
-from trainer.mlm import build_model
+from trainer.mlm import MaskedLanguageModel, build_model
 from trainer.ranks import Ranks, Stopped, StopRequest, run_on_ranks, set_environment
 from trainer.recipe import Recipe, load_recipe
 from trainer.schedule import learning_rate
 from trainer.stages import Parts, check_stages, split_parts, trainable
-from trainer.state import TrainState, save, save_seed, save_weights
+from trainer.state import Saver, TrainState, save_seed, save_weights
 from trainer.watchdog import Watchdog
 
 
@@ -185,7 +187,8 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
         tokenizer = AutoTokenizer.from_pretrained(run.corpus.tokenizer_dir)
         model, report = surgery.operate(surgery.load_seed(run.recipe.seed_model), run.recipe, tokenizer, run.corpus)
         write_recipe(run)
-        return str(save_seed(run.folder, run.recipe, run.corpus_identity, model, report))
+        forward = forward_check(run, lambda batch: MaskedLanguageModel(model.eval()).loss(batch, model.device), torch.float32)
+        return str(save_seed(run.folder, run.recipe, run.corpus_identity, model, report, forward))
 
     path = ranks.gather(ranks.on_main(prepare))[0]
     return Checkpoint.open(Path(path), verify=False)
@@ -234,42 +237,45 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step)
     if state.step:
         journal.say(f"going on from {checkpoint.path}")
-    stop, watchdog = StopRequest(), Watchdog(ranks, recipe.hang_seconds)
+    saver, stop, watchdog = Saver(run.folder, recipe, ranks, checkpoint, journal.say), StopRequest(), Watchdog(ranks, recipe.hang_seconds)
     while (index := recipe.stage_at(state.step)[0]) < len(recipe.stages):
-        checkpoint = train_stage(run, ranks, journal, state, checkpoint, index, stop)
+        train_stage(run, ranks, journal, state, saver, index, stop)
+    saver.finish()
     watchdog.close()
     if ranks.is_main:
         scores = [row for row in read_rows(run.folder / "metrics.jsonl") if "valid_loss" in row][-1]
-        export(checkpoint, run.corpus, run.folder / "model", {key: scores[key] for key in ("valid_loss", "valid_perplexity")})
+        export(saver.last, run.corpus, run.folder / "model", {key: scores[key] for key in ("valid_loss", "valid_perplexity")})
     journal.say(f"done: {run.folder / 'model'}")
     journal.close()
 
 
-def train_stage(
-    run: Run, ranks: Ranks, journal: Journal, state: TrainState, checkpoint: Checkpoint, index: int, stop: StopRequest
-) -> Checkpoint:
-    """From `checkpoint` to the end of stage `index`; returns the checkpoint that ends it."""
+def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, saver: Saver, index: int, stop: StopRequest) -> None:
+    """From the last checkpoint to the end of stage `index` and the checkpoint there."""
     recipe, stage = run.recipe, run.recipe.stages[index]
     begin = time.perf_counter()
     ranks.beat(f"building the engine of stage {stage.name}")
     stage_start = state.step - recipe.stage_at(state.step)[1]
     stage_end = stage_start + stage.steps
-    train = trainable(stage, run.parts)
+    train, checkpoint = trainable(stage, run.parts), saver.last
     engine = StageEngine(
         checkpoint, train, run.config, recipe.optimizer, recipe.surgery.dropout, recipe.global_batch_size, ranks.device,
         fresh_moments=recipe.optimizer.moments == "fresh" and state.step == stage_start,
     )  # fmt: skip
     engine.load_loss_scaler(checkpoint.state.get("loss_scaler", {}))
+    check_forward(run, ranks, engine, checkpoint)
     journal.say(f"stage {stage.name}: {len(train)} of {len(run.shapes)} tensors train; engine built in {time.perf_counter() - begin:.1f} s")
     if state.step == 0:
         journal.record({"step": 0, "stage": stage.name, **validate(run, ranks, engine)})
     speed, skipped = Speed(run, index), 0
     while state.step < stage_end:
         ranks.beat(f"reading batch {state.batch}")
-        batches, num_selected, signal = draw(run, ranks, state.batch, stop)
+        batches, num_selected, signal, saved = draw(run, ranks, state.batch, stop, saver)
+        if saved:
+            saver.finish()
         if signal:
-            if TrainState.of(checkpoint) != state:
-                save(run.folder, recipe, state, engine, checkpoint, ranks)
+            if TrainState.of(saver.last) != state:
+                saver.save(state, engine, forward_check(run, engine.evaluate, run.config.dtype), needed=True)
+            saver.finish()
             journal.say(f"asked to stop: step {state.step} is saved; the same command goes on from there")
             journal.close()
             raise Stopped(signal)
@@ -285,7 +291,7 @@ def train_stage(
             journal.say(f"{where}: a gradient was not finite; skipped ({skipped} in a row)")
             if skipped == recipe.max_skipped:
                 raise RunError(
-                    f"{where}: {skipped} steps in a row had a gradient that was not finite; {checkpoint.path} is the last good checkpoint"
+                    f"{where}: {skipped} steps in a row had a gradient that was not finite; {saver.last.path} is the last good checkpoint"
                 )
             continue
         skipped = 0
@@ -306,26 +312,21 @@ def train_stage(
             speed.restart()
         if done or (recipe.every.checkpoint and state.step % recipe.every.checkpoint == 0):
             ranks.beat(f"saving step {state.step}")
-            try:
-                checkpoint = save(run.folder, recipe, state, engine, checkpoint, ranks)
-            except RunError as error:
-                if done or recipe.on_save_failure == "stop":
-                    raise
-                journal.say(f"WARNING: {error}; going on")
+            saver.save(state, engine, forward_check(run, engine.evaluate, run.config.dtype), needed=done)
             speed.restart()
     engine.close()
-    return checkpoint
 
 
-def draw(run: Run, ranks: Ranks, batch_number: int, stop: StopRequest) -> tuple[list[MaskedBatch], float, int]:
-    """This rank's micro-batches of a global batch, the number of selected tokens over all ranks, and the signal to end by (0: none)."""
+def draw(run: Run, ranks: Ranks, batch_number: int, stop: StopRequest, saver: Saver) -> tuple[list[MaskedBatch], float, int, bool]:
+    """This rank's micro-batches of a global batch, and what the ranks agree on: the number of selected tokens of all, the signal to end by
+    (0: none), and whether a checkpoint has reached all disks."""
     size, micro = run.recipe.global_batch_size, run.config.micro_batch
     samples = samples_of(batch_number, size, micro, run.accumulation, ranks.rank, ranks.world_size)
     batches = [run.train_blocks.training(numbers) for numbers in samples]
     signal = stop.signal
     asked = [float(signal == number) for number in (SIGINT, SIGTERM)]
-    num_selected, interrupt, terminate = ranks.sum(sum(len(batch.labels) for batch in batches), *asked)
-    return batches, num_selected, SIGINT if interrupt else SIGTERM if terminate else 0
+    num_selected, interrupt, terminate, saved = ranks.sum(sum(len(batch.labels) for batch in batches), *asked, float(saver.ready))
+    return batches, num_selected, SIGINT if interrupt else SIGTERM if terminate else 0, saved == ranks.world_size
 
 
 def train_step(
@@ -354,6 +355,28 @@ def validate(run: Run, ranks: Ranks, engine: StageEngine) -> dict[str, float]:
         num_selected += len(batch.labels)
     total, selected = ranks.sum(loss_sum, num_selected)
     return {"valid_loss": total / selected, "valid_perplexity": perplexity(total / selected)}
+
+
+def forward_check(run: Run, loss: Callable[[MaskedBatch], torch.Tensor], dtype: torch.dtype) -> dict[str, Any]:
+    """What a model makes of the first validation blocks: kept with its weights, to know them by when they are loaded."""
+    blocks = np.arange(min(4, run.valid_blocks.num_blocks))
+    with torch.no_grad():
+        loss_sum = float(loss(run.valid_blocks.validation(blocks)))
+    return {"loss_sum": loss_sum, "dtype": str(dtype)} if np.isfinite(loss_sum) else {}
+
+
+def check_forward(run: Run, ranks: Ranks, engine: StageEngine, checkpoint: Checkpoint) -> None:
+    """Raises RunError on all ranks when any of them does not compute with the loaded weights what was computed with the saved ones."""
+    before, now = checkpoint.state["forward"], forward_check(run, engine.evaluate, run.config.dtype)
+    if not before:  # another run's weights
+        return
+    rounding = 1e-5 if {before["dtype"], now.get("dtype")} == {"torch.float32"} else 2e-3  # another machine adds in another order
+    close = abs(now.get("loss_sum", np.inf) - before["loss_sum"]) <= rounding * abs(before["loss_sum"])
+    if ranks.sum(float(not close))[0]:
+        raise RunError(
+            f"checkpoint {checkpoint.path}: the loss of its weights on the first validation blocks is {now.get('loss_sum', np.nan):.6g}, "
+            f"and was {before['loss_sum']:.6g} when saved: a parameter went astray, or the libraries compute otherwise than they did"
+        )
 
 
 class Speed:
