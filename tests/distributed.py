@@ -1,4 +1,4 @@
-"""Run a function on several ranks: fresh processes, gloo, a file store (no ports)."""
+"""Run a function on several ranks: fresh processes, a file store (no ports)."""
 
 import os
 import traceback
@@ -11,10 +11,17 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 
-def _worker(rank: int, world_size: int, store: str, function: Callable[..., None], arguments: tuple[Any, ...], log: str) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), DS_ACCELERATOR="cpu")
+def _worker(
+    rank: int, world_size: int, store: str, backend: str, function: Callable[..., None], arguments: tuple[Any, ...], log: str
+) -> None:
+    accelerator = {"gloo": "cpu", "nccl": "cuda"}[backend]
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), DS_ACCELERATOR=accelerator)
+    if backend == "gloo":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        torch.cuda.set_device(rank)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=world_size)
     try:
         function(*arguments)
         dist.barrier()
@@ -24,13 +31,14 @@ def _worker(rank: int, world_size: int, store: str, function: Callable[..., None
         os._exit(1)
 
 
-def run_on_ranks(function: Callable[..., None], world_size: int, folder: Path, *arguments: Any) -> None:
+def run_on_ranks(function: Callable[..., None], world_size: int, folder: Path, *arguments: Any, backend: str = "gloo") -> None:
     """Call a module-level `function(*arguments)` on each rank; its failure on any rank is an AssertionError with the traceback."""
     store, log = folder / f"store-{world_size}-{function.__name__}", folder / "failure"
     store.unlink(missing_ok=True)
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=_worker, args=(rank, world_size, str(store), function, arguments, str(log))) for rank in range(world_size)
+        context.Process(target=_worker, args=(rank, world_size, str(store), backend, function, arguments, str(log)))
+        for rank in range(world_size)
     ]
     for worker in workers:
         worker.start()

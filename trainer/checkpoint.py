@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_tools.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 Moments = tuple[torch.Tensor, torch.Tensor]
 Entry = tuple[str, torch.Tensor, Moments | None]
 """A parameter's name, fp32 value and, if it ever trained, Adam moments (exp_avg, exp_avg_sq)."""
