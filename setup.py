@@ -30,6 +30,7 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "types-PyYAML"],
+        "kiwi": ["kiwipiepy>=0.20"],  # data_tools.prepare --splitter kiwi
+        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "mpich"],  # mpich: an mpirun for the tests
     },
 )

@@ -14,11 +14,12 @@ from data_tools.vocabulary import UNKNOWN_ID, load_processor
 
 
 class Block(NamedTuple):
-    """Where some documents lie in a spool, and the split of each."""
+    """Where some documents lie in a spool, which lines count, and the split of each document."""
 
     spool: Path
     offset: int
     num_bytes: int
+    kept: np.ndarray  # (lines,)
     num_sentences: np.ndarray  # (documents,)
     splits: np.ndarray  # (documents,)
     tokenizer_dir: Path
@@ -36,7 +37,7 @@ class EncodedPart(NamedTuple):
 
 def encode_block(block: Block) -> dict[int, EncodedPart]:
     """The parts of a block by split: exactly SentencePiece's ids; a sentence that normalises to nothing is left out."""
-    sentences = read_sentences(block.spool, block.offset, block.num_bytes)
+    sentences = read_sentences(block.spool, block.offset, block.num_bytes, block.kept)
     split_of = np.repeat(block.splits, block.num_sentences)
     document_of = np.repeat(np.arange(len(block.splits)), block.num_sentences)
     used = split_of != UNUSED

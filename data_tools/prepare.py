@@ -2,15 +2,18 @@
 
     python -m data_tools.prepare --input TEXT_OR_DUMP_OR_FOLDER --output-dir CORPUS --vocab-size 32000
 
-Two passes: documents into sentences, aside on disk; then, with the splits drawn and the vocabulary trained, sentences into ids.
+Two passes: documents into sentences, aside on disk; then, with the splits drawn and the vocabulary trained, sentences into ids. Killed,
+the same command goes on after the last step that ended. On hosts that share a file system: mpirun -n 32 python -m data_tools.prepare ...
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +24,20 @@ from tqdm import tqdm
 from data_tools import corpus as corpora
 from data_tools.encoding import Block, encode_block
 from data_tools.errors import UserError, run_command
+from data_tools.exclusions import read_exclusions
+from data_tools.filters import SCRIPTS, SentenceFilter
+from data_tools.hub import is_dataset, read_dataset
 from data_tools.mmididx import IndexedDatasetWriter
-from data_tools.sources import list_files, read_documents, relative_name
-from data_tools.splits import TEST, TRAIN, VALID, assign_documents, held_out_sizes
-from data_tools.spool import Spool, batch_documents, split_documents
+from data_tools.sentences import make_splitter
+from data_tools.sources import Document, list_files, read_documents, relative_name
+from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
+from data_tools.spool import SplitDocuments, Spool, batch_documents, split_documents
 from data_tools.vocabulary import MODEL_NAME, check_export, export_tokenizer, load_processor, train_vocabulary
-from data_tools.workers import ordered_map
+from data_tools.work import Work
+from data_tools.workers import mpi_workers, ordered_map
 
 SAMPLE_SENTENCES = 300_000  # for the vocabulary
+SENTENCE_SETTINGS = ("splitter", "min_characters", "max_characters", "script", "keep_duplicates")
 SPLIT_CODES = {"train": TRAIN, "valid": VALID, "test": TEST}
 WORK_NAME = ".work"
 
@@ -39,9 +48,27 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="python -m data_tools.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--input", nargs="+", type=Path, required=True, metavar="PATH", help="files or directories; the format is told from the content"
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="files or directories, the format is told from the content; or hf:DATASET[:CONFIG], read through `datasets`",
     )
     parser.add_argument("--output-dir", type=Path, required=True, metavar="CORPUS")
+    sentences = parser.add_argument_group("sentences")
+    sentences.add_argument("--splitter", choices=("rules", "kiwi"), default="rules", help="kiwi: slow, needs the extra xpt[kiwi]")
+    sentences.add_argument("--min-characters", type=int, default=2, help="shorter sentences are left out (default 2)")
+    sentences.add_argument("--max-characters", type=int, default=4000, help="longer sentences are left out (default 4000)")
+    sentences.add_argument("--script", choices=sorted(SCRIPTS), help="sentences with less than half of their letters in it are left out")
+    sentences.add_argument("--keep-duplicates", action="store_true", help="default: of equal sentences the first is kept")
+    sentences.add_argument(
+        "--exclude",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="KLUE JSON or text whose sentences are left out: evaluation data",
+    )
     parser.add_argument("--vocab-size", type=int, help="pieces, the 5 special tokens included (default 32000)")
     parser.add_argument("--valid-sentences", type=int, help="default 100000, less on small inputs")
     parser.add_argument("--test-sentences", type=int, help="default 88000, less on small inputs")
@@ -58,7 +85,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    for name, least in (("vocab_size", 10), ("valid_sentences", 0), ("test_sentences", 0), ("max_train_sentences", 1), ("workers", 1)):
+    for name, least in (("vocab_size", 10), ("valid_sentences", 0), ("test_sentences", 0), ("max_train_sentences", 1), ("workers", 1),
+                        ("min_characters", 1), ("max_characters", 1)):  # fmt: skip
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
@@ -74,27 +102,27 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def prepare(options: argparse.Namespace) -> None:
     """Make the corpus. Raises UserError for anything the user can mend; the manifest is written last."""
-    files = list_files(options.input)
-    settings = describe_settings(options, files)
+    inputs = list_inputs(options.input)
+    settings = describe_settings(options, inputs)
     output_dir = options.output_dir
     if is_already_there(output_dir, settings):
         print(f"{output_dir}: a corpus of these inputs and settings is already there; nothing to do")
         return
-    work_dir = output_dir / WORK_NAME
+    work = Work(output_dir / WORK_NAME)
     clear_remains(output_dir)
-    work_dir.mkdir(parents=True)
-    try:
-        spool, facts = spool_sentences(files, work_dir / "sentences.txt", options.workers)
-        total = int(spool.num_sentences.sum())
-        if not total:
-            raise UserError(f"--input {' '.join(map(str, options.input))}: expected text, found no sentence in {len(files)} file(s).")
-        valid, test, facts["notices"] = held_out_sizes(total, options.valid_sentences, options.test_sentences)
-        splits = assign_documents(spool.num_sentences, valid, test, options.max_train_sentences, options.seed)
-        make_tokenizer(options, spool, splits, output_dir / corpora.TOKENIZER_NAME)
-        facts |= encode_splits(options, spool, splits)
-    finally:
-        shutil.rmtree(work_dir, ignore_errors=True)
+    spool, facts = spool_sentences(options, settings, inputs, work)
+    total = int(spool.num_sentences.sum())
+    if not total:
+        raise UserError(f"--input {' '.join(options.input)}: expected text, found no sentence in {len(inputs)} file(s).")
+    valid, test, facts["notices"] = held_out_sizes(total, options.valid_sentences, options.test_sentences)
+    splits = np.full(len(spool.num_sentences), UNUSED, np.uint8)  # of documents that are nothing but duplicates
+    whole = spool.num_sentences > 0
+    splits[whole] = assign_documents(spool.num_sentences[whole], valid, test, options.max_train_sentences, options.seed)
+    make_tokenizer(options, settings, spool, splits, work)
+    shutil.copytree(work.path / "tokenizer", output_dir / corpora.TOKENIZER_NAME)
+    facts |= encode_splits(options, spool, splits)
     write_manifest(output_dir, settings, facts)
+    shutil.rmtree(work.path)
     for notice in facts["notices"]:
         print(f"notice: {notice}")
     for name, counts in facts["splits"].items():
@@ -102,15 +130,28 @@ def prepare(options: argparse.Namespace) -> None:
     print(f"{output_dir}: done; look inside with: python -m data_tools.inspect {output_dir}")
 
 
-def describe_settings(options: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
-    """What decides the corpus's bytes: the same description, the same corpus."""
-    inputs = [
-        {"name": relative_name(file, options.input), "bytes": file.stat().st_size, "sha256": corpora.sha256_of(file)}
-        for file in tqdm(files, desc="inputs", disable=not sys.stderr.isatty(), leave=False)
+def list_inputs(names: list[str]) -> list[Path | str]:
+    """The files under the inputs in sorted order, and the datasets by their names. Raises UserError when there is nothing."""
+    inputs: list[Path | str] = []
+    for name in names:
+        inputs += [name] if is_dataset(name) else list_files([Path(name)])
+    return inputs
+
+
+def describe_settings(options: argparse.Namespace, inputs: list[Path | str]) -> dict[str, Any]:
+    """What decides the corpus's bytes: the same description, the same corpus (as far as `datasets` serves the same rows)."""
+    folders = [Path(name) for name in options.input if not is_dataset(name)]
+    described = [
+        {"name": file}
+        if isinstance(file, str)
+        else {"name": relative_name(file, folders), "bytes": file.stat().st_size, "sha256": corpora.sha256_of(file)}
+        for file in tqdm(inputs, desc="inputs", disable=not sys.stderr.isatty(), leave=False)
     ]
     tokenizer = corpora.sha256_of(options.tokenizer / MODEL_NAME) if options.tokenizer else None
-    names = ("vocab_size", "valid_sentences", "test_sentences", "max_train_sentences", "token_dtype", "seed")
-    return {name: getattr(options, name) for name in names} | {"tokenizer_sha256": tokenizer, "inputs": inputs}
+    names = ("vocab_size", "valid_sentences", "test_sentences", "max_train_sentences", "token_dtype", "seed", *SENTENCE_SETTINGS)
+    excluded = [corpora.sha256_of(file) for file in options.exclude if file.is_file()]
+    settings = {name: getattr(options, name) for name in names}
+    return settings | {"exclude": excluded, "tokenizer_sha256": tokenizer, "inputs": described}
 
 
 def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
@@ -137,48 +178,79 @@ def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
 
 
 def clear_remains(output_dir: Path) -> None:
-    """Remove what a run that did not end has left; only names that prepare gives."""
-    for name in (WORK_NAME, corpora.TOKENIZER_NAME):
-        shutil.rmtree(output_dir / name, ignore_errors=True)
+    """Remove the parts of a corpus that a run that did not end has left; only names that prepare gives. Finished steps stay."""
+    shutil.rmtree(output_dir / corpora.TOKENIZER_NAME, ignore_errors=True)
     for split in corpora.SPLITS:
         for file in output_dir.glob(f"{split}.*"):
             file.unlink()
 
 
-def spool_sentences(files: list[Path], spool_file: Path, num_workers: int) -> tuple[Spool, dict[str, Any]]:
-    """The first pass: documents of all files, split into sentences, aside on disk; and what was found on the way."""
-    spool = Spool(spool_file)
+def spool_sentences(
+    options: argparse.Namespace, settings: dict[str, Any], inputs: list[Path | str], work: Work
+) -> tuple[Spool, dict[str, Any]]:
+    """The first pass: documents of all inputs, split into sentences, aside on disk; and what was found on the way."""
+    mine = {name: settings[name] for name in (*SENTENCE_SETTINGS, "exclude", "inputs")}
+    spool = Spool(work.path / "sentences")
+    if facts := work.finished("sentences", mine):
+        print(f"{spool.path.parent}: the sentences stand there already", flush=True)
+        spool.load()
+        return spool, facts
+    excluded = None
+    if options.exclude:
+        excluded = spool.path.with_name("excluded.npy")
+        np.save(excluded, read_exclusions(options.exclude, make_splitter(options.splitter)))
+    keep = SentenceFilter(options.min_characters, options.max_characters, options.script, excluded)
     counts: Counter[str] = Counter()
+    left_out: Counter[str] = Counter(short=0, long=0, script=0, excluded=0)
     failed: list[str] = []
-    total_bytes = sum(file.stat().st_size for file in files)
+    digests: dict[str, Any] = {name: hashlib.sha256() for name in inputs if isinstance(name, str)}
 
-    def tasks() -> Iterator[list]:
+    def documents() -> Iterator[Document]:
         start = 0
-        for file in files:
-            yield from batch_documents(read_documents(file, start))
-            start += file.stat().st_size
+        for file in inputs:
+            if isinstance(file, str):
+                yield from read_dataset(file, start, digests[file])
+            else:
+                yield from read_documents(file, start)
+                start += file.stat().st_size
 
-    with tqdm(total=total_bytes, unit="B", unit_scale=True, desc="sentences", disable=not sys.stderr.isatty()) as progress:
-        for split in ordered_map(split_documents, tasks(), num_workers):
-            spool.add(split)
+    total_bytes = sum(file.stat().st_size for file in inputs if isinstance(file, Path))
+    progress = tqdm(total=total_bytes, unit="B", unit_scale=True, desc="sentences", disable=not sys.stderr.isatty())
+
+    def counted() -> Iterator[SplitDocuments]:
+        work_on = partial(split_documents, splitter=options.splitter, keep=keep)
+        for split in ordered_map(work_on, batch_documents(documents()), options.workers):
             counts["without_sentences"] += split.num_without_sentences
             counts["failed"] += len(split.failed)
-            failed += split.failed[: 100 - len(failed)]
+            failed.extend(split.failed[: 100 - len(failed)])
+            left_out.update(split.left_out)
             progress.update(split.position - progress.n)
-    spool.finish()
-    documents = {"found": len(spool.num_sentences) + counts["without_sentences"] + counts["failed"], **counts, "failed_titles": failed}
-    return spool, {"documents": documents}
+            yield split
+
+    with progress:
+        spool.fill(counted(), options.keep_duplicates)
+    found = len(spool.num_lines) + counts["without_sentences"] + counts["failed"]
+    sentences = {"found": len(spool.kept) + left_out.total(), **left_out, "duplicates": int((~spool.kept).sum())}
+    facts = {"documents": {"found": found, **counts, "failed_titles": failed}, "sentences": sentences}
+    if digests:
+        facts["datasets_sha256"] = {name: digest.hexdigest() for name, digest in digests.items()}
+    return spool, work.finish("sentences", mine, facts)
 
 
-def make_tokenizer(options: argparse.Namespace, spool: Spool, splits: np.ndarray, folder: Path) -> None:
-    """Train a vocabulary on a random sample of the training sentences, or copy the one that was given."""
-    if options.tokenizer:
-        shutil.copytree(options.tokenizer, folder)
+def make_tokenizer(options: argparse.Namespace, settings: dict[str, Any], spool: Spool, splits: np.ndarray, work: Work) -> None:
+    """Train a vocabulary on a random sample of the training sentences, or copy the one that was given; into the step's folder."""
+    folder = work.path / "tokenizer"
+    if work.finished("tokenizer", settings) is not None:
+        print(f"{folder}: the tokenizer stands there already", flush=True)
         return
-    num_train = int(spool.num_sentences[splits == TRAIN].sum())
-    rate = min(1.0, SAMPLE_SENTENCES / num_train)
-    print(f"training {options.vocab_size} pieces on {min(num_train, SAMPLE_SENTENCES)} sentences", flush=True)
-    export_tokenizer(train_vocabulary(sample_sentences(spool, splits, rate, options.seed), options.vocab_size), folder)
+    if options.tokenizer:
+        shutil.copytree(options.tokenizer, folder, dirs_exist_ok=True)
+    else:
+        num_train = int(spool.num_sentences[splits == TRAIN].sum())
+        rate = min(1.0, SAMPLE_SENTENCES / num_train)
+        print(f"training {options.vocab_size} pieces on {min(num_train, SAMPLE_SENTENCES)} sentences", flush=True)
+        export_tokenizer(train_vocabulary(sample_sentences(spool, splits, rate, options.seed), options.vocab_size), folder)
+    work.finish("tokenizer", settings, {})
 
 
 def sample_sentences(spool: Spool, splits: np.ndarray, rate: float, seed: int) -> Iterator[str]:
@@ -201,7 +273,9 @@ def encode_splits(options: argparse.Namespace, spool: Spool, splits: np.ndarray)
     writers = {name: IndexedDatasetWriter(options.output_dir / name, dtype) for name in SPLIT_CODES}
     counts = {name: Counter(documents=0, sentences=0, tokens=0, characters=0, unknown=0) for name in SPLIT_CODES}
     tasks = (
-        Block(spool.path, offset, int(spool.num_bytes[run].sum()), spool.num_sentences[run], splits[run], tokenizer_dir)
+        Block(
+            spool.path, offset, int(spool.num_bytes[run].sum()), spool.kept_lines(run), spool.num_sentences[run], splits[run], tokenizer_dir
+        )
         for offset, run in spool.blocks()
     )
     try:
@@ -241,7 +315,9 @@ def write_manifest(output_dir: Path, settings: dict[str, Any], facts: dict[str, 
 
 def main() -> None:
     """The command."""
-    prepare(parse_arguments())
+    with mpi_workers() as is_first:
+        if is_first:
+            prepare(parse_arguments())
 
 
 if __name__ == "__main__":

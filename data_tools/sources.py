@@ -65,7 +65,7 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
     """
     with open(path, "rb") as raw:
         try:
-            stream = _decompress(raw)
+            stream = open_decompressed(raw)
             head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
             for title, text, is_wikitext in _parse(stream, head, path):
                 yield Document(title, text, is_wikitext, start + raw.tell())
@@ -84,7 +84,7 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
             raise UserError(f"{path}: cannot be read to the end: {error}; fetch it again or leave it out.") from error
 
 
-def _decompress(raw: BinaryIO) -> io.BufferedReader:
+def open_decompressed(raw: BinaryIO) -> io.BufferedReader:
     magic = raw.read(6)
     raw.seek(0)
     stream: Any = raw

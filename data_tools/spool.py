@@ -1,13 +1,19 @@
 """The sentences of all documents, aside on disk between the two passes over the text: one a line, documents one after another."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 
 from data_tools import wikitext
-from data_tools.sentences import split_sentences
+from data_tools.duplicates import first_occurrences
+from data_tools.filters import SentenceFilter
+from data_tools.sentences import make_splitter
 from data_tools.sources import Document
 
 BLOCK_BYTES = 1 << 20
@@ -17,32 +23,53 @@ class SplitDocuments(NamedTuple):
     """Some documents as sentences: `text` holds a line a sentence, the lists a number a document that has any."""
 
     text: bytes
+    hashes: np.ndarray
+    """(lines,) uint64, XXH3 of each line."""
     num_bytes: list[int]
     num_sentences: list[int]
     num_without_sentences: int
-    failed: list[str]  # titles of the pages that could not be parsed
-    position: int  # bytes of the input files read when the last of them was
+    left_out: Counter[str]
+    """Sentences by the reason of the filter."""
+    failed: list[str]
+    """Titles of the pages that could not be parsed."""
+    position: int
+    """Bytes of the input files read when the last of them was."""
 
 
-def split_documents(documents: list[Document]) -> SplitDocuments:
-    """Split documents into sentences; a page that cannot be parsed is named, never fatal."""
+def split_documents(documents: list[Document], splitter: str, keep: SentenceFilter) -> SplitDocuments:
+    """Split documents into sentences that pass the filter; a page that cannot be parsed is named, never fatal."""
+    split = _splitter(splitter)
     parts, num_bytes, num_sentences, failed = [], [], [], []
-    num_empty = 0
+    hashes: list[int] = []
+    num_empty, left_out = 0, Counter[str]()
     for document in documents:
         try:
             text = wikitext.to_paragraphs(document.text) if document.is_wikitext else document.text
         except Exception:  # whatever the parser stumbles over, it costs one page
             failed.append(document.title)
             continue
-        sentences = split_sentences(text)
-        if not sentences:
+        lines = []
+        for sentence in split(text):
+            if reason := keep.reason(sentence):
+                left_out[reason] += 1
+            else:
+                lines.append(sentence.encode("utf-8", "replace"))  # JSON may hold half a surrogate pair
+        if not lines:
             num_empty += 1
             continue
-        part = ("\n".join(sentences) + "\n").encode("utf-8", "replace")  # JSON may hold half a surrogate pair
+        part = b"\n".join(lines) + b"\n"
         parts.append(part)
+        hashes += map(xxhash.xxh3_64_intdigest, lines)
         num_bytes.append(len(part))
-        num_sentences.append(len(sentences))
-    return SplitDocuments(b"".join(parts), num_bytes, num_sentences, num_empty, failed, documents[-1].position)
+        num_sentences.append(len(lines))
+    return SplitDocuments(
+        b"".join(parts), np.array(hashes, np.uint64), num_bytes, num_sentences, num_empty, left_out, failed, documents[-1].position
+    )
+
+
+@lru_cache(maxsize=1)
+def _splitter(name: str) -> Callable[[str], list[str]]:
+    return make_splitter(name)
 
 
 def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -60,27 +87,40 @@ def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 class Spool:
-    """Sentences in a file, and for each document its bytes and its number of sentences."""
+    """Sentences in a file, one a line; for each document its bytes, its lines, and how many of these count."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._stream = open(path, "wb")  # noqa: SIM115  (closed in finish)
-        self._num_bytes: list[np.ndarray] = []
-        self._num_sentences: list[np.ndarray] = []
-        self.num_bytes = np.zeros(0, np.int64)  # of each document, from `finish` on
-        self.num_sentences = np.zeros(0, np.int64)
+    def __init__(self, folder: Path) -> None:
+        """An empty spool in an existing folder, to be filled; or with `load` one that was finished there."""
+        self.path, self._hashes, self._arrays = folder / "sentences.txt", folder / "hashes", folder / "documents.npz"
+        self.num_bytes = self.num_lines = self.num_sentences = np.zeros(0, np.int64)  # (documents,), from `finish` or `load` on
+        self.kept = np.zeros(0, bool)  # (lines,)
 
-    def add(self, split: SplitDocuments) -> None:
-        """Append documents."""
-        self._stream.write(split.text)
-        self._num_bytes.append(np.asarray(split.num_bytes, np.int64))
-        self._num_sentences.append(np.asarray(split.num_sentences, np.int64))
+    def fill(self, splits: Iterable[SplitDocuments], keep_duplicates: bool) -> None:
+        """Write all documents; then count of equal sentences the first only, unless duplicates are kept."""
+        num_bytes, num_lines = [], []
+        with open(self.path, "wb") as text, open(self._hashes, "wb") as hashes:
+            for split in splits:
+                text.write(split.text)
+                hashes.write(split.hashes.tobytes())
+                num_bytes.append(np.asarray(split.num_bytes, np.int64))
+                num_lines.append(np.asarray(split.num_sentences, np.int64))
+        self.num_bytes, self.num_lines = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (num_bytes, num_lines))
+        self.kept = np.ones(int(self.num_lines.sum()), bool) if keep_duplicates else first_occurrences(self._hashes)
+        self._hashes.unlink()
+        np.savez(self._arrays, num_bytes=self.num_bytes, num_lines=self.num_lines, kept=np.packbits(self.kept))
+        self._count()
 
-    def finish(self) -> None:
-        """No more documents; from now on it can be read."""
-        self._stream.close()
-        self.num_bytes = np.concatenate([self.num_bytes, *self._num_bytes])
-        self.num_sentences = np.concatenate([self.num_sentences, *self._num_sentences])
+    def load(self) -> None:
+        """Open what an earlier `fill` wrote."""
+        with np.load(self._arrays) as arrays:
+            self.num_bytes, self.num_lines = arrays["num_bytes"], arrays["num_lines"]
+            self.kept = np.unpackbits(arrays["kept"], count=int(self.num_lines.sum())).astype(bool)
+        self._count()
+
+    def _count(self) -> None:
+        self._first_line = np.cumsum(self.num_lines) - self.num_lines
+        if len(self.num_lines):
+            self.num_sentences = np.add.reduceat(self.kept, self._first_line, dtype=np.int64)
 
     def blocks(self) -> Iterator[tuple[int, slice]]:
         """(offset in bytes, documents) of consecutive runs of whole documents, about BLOCK_BYTES each."""
@@ -91,13 +131,19 @@ class Spool:
             yield offset, slice(first, last)
             first, offset = last, int(ends[last - 1])
 
+    def kept_lines(self, documents: slice) -> np.ndarray:
+        """Which lines of a block count; (lines,) bool."""
+        first = int(self._first_line[documents.start])
+        return self.kept[first : first + int(self.num_lines[documents].sum())]
+
     def read(self, offset: int, documents: slice) -> list[str]:
         """The sentences of a block."""
-        return read_sentences(self.path, offset, int(self.num_bytes[documents].sum()))
+        return read_sentences(self.path, offset, int(self.num_bytes[documents].sum()), self.kept_lines(documents))
 
 
-def read_sentences(path: Path, offset: int, num_bytes: int) -> list[str]:
-    """The lines of a stretch of a spool file."""
+def read_sentences(path: Path, offset: int, num_bytes: int, kept: np.ndarray) -> list[str]:
+    """The lines of a stretch of a spool file that count."""
     with open(path, "rb") as stream:
         stream.seek(offset)
-        return stream.read(num_bytes).decode("utf-8").split("\n")[:-1]
+        lines = stream.read(num_bytes).decode("utf-8").split("\n")[:-1]
+    return lines if kept.all() else list(compress(lines, kept))

@@ -10,9 +10,21 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     "data_tools": [
-        {"errors", "mmididx", "wikitext", "sentences", "workers", "world_text", "world_names", "world_facts"},
+        {
+            "errors",
+            "mmididx",
+            "wikitext",
+            "sentences",
+            "workers",
+            "work",
+            "filters",
+            "duplicates",
+            "world_text",
+            "world_names",
+            "world_facts",
+        },
         {"sources", "splits", "vocabulary", "corpus", "world_scene", "world_region"},
-        {"spool", "world_dump", "world_relations"},
+        {"spool", "exclusions", "hub", "world_dump", "world_relations"},
         {"encoding"},
         {"prepare", "inspect", "world"},
     ],

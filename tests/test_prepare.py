@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from data_tools import prepare as prepare_command
 from data_tools.corpus import MANIFEST_NAME, SPLITS, Corpus
+from data_tools.duplicates import first_occurrences
 from data_tools.errors import UserError
 from data_tools.sentences import split_sentences
 from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
@@ -36,6 +37,9 @@ def invented_documents(count: int, seed: int) -> list[list[str]]:
 
 
 DOCUMENTS = invented_documents(120, 0)
+
+
+FORTY = "".join(f"가 나 다 {number}.\n\n" for number in range(40))
 
 
 def run(*arguments: object) -> None:
@@ -187,14 +191,14 @@ def test_damaged_corpora_are_refused(corpus_dir: Path, tmp_path: Path) -> None:
     [
         ("", (), "found no sentence"),
         ("...\n\n!!\n", (), "found no sentence"),
-        ("한 문서이다. 둘이다. 셋이다.\n" * 9, (), "at least 3 documents"),
-        ("가 나 다.\n\n" * 40, ("--vocab-size", 5000), "--vocab-size 5000.*smaller --vocab-size"),
-        ("가 나 다.\n\n" * 40, ("--valid-sentences", 30), "at most half"),
-        ("가 나 다.\n\n" * 40, ("--workers", 0), "--workers 0"),
-        ("가 나 다.\n\n" * 40, ("--max-train-sentences", -5), "--max-train-sentences -5"),
-        ("가 나 다.\n\n" * 40, ("--tokenizer", "nowhere"), "nowhere: expected a tokenizer folder"),
-        ("가 나 다.\n\n" * 40, ("--output-dir", __file__), "found a file"),
-        ("가 나 다.\n\n" * 40, ("--output-dir", Path(__file__).parent), "expected an empty folder"),
+        ("".join(f"{n} 한 문서이다. {n} 둘이다. {n} 셋이다.\n" for n in range(9)), (), "at least 3 documents"),
+        (FORTY, ("--vocab-size", 5000), "--vocab-size 5000.*smaller --vocab-size"),
+        (FORTY, ("--valid-sentences", 30), "at most half"),
+        (FORTY, ("--workers", 0), "--workers 0"),
+        (FORTY, ("--max-train-sentences", -5), "--max-train-sentences -5"),
+        (FORTY, ("--tokenizer", "nowhere"), "nowhere: expected a tokenizer folder"),
+        (FORTY, ("--output-dir", __file__), "found a file"),
+        (FORTY, ("--output-dir", Path(__file__).parent), "expected an empty folder"),
     ],
 )
 def test_mistakes_get_one_clear_error_and_no_corpus(tmp_path: Path, content: str, arguments: tuple, message: str) -> None:
@@ -257,3 +261,86 @@ def test_a_json_text_with_half_a_surrogate_pair_is_survived(tmp_path: Path) -> N
     (tmp_path / "text").write_text("\n".join(lines))
     run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", "--vocab-size", 100, "--workers", 1)
     assert len(split_sentences(DOCUMENTS[0][0])) == 1 and Corpus.open(tmp_path / "c").manifest["documents"]["found"] == len(DOCUMENTS)
+
+
+def test_what_is_left_out_is_left_out_and_counted(tmp_path: Path) -> None:
+    """Against sets in memory: duplicates (the first stays), lengths, script, and the sentences of evaluation files."""
+    documents = [[*sentences] for sentences in invented_documents(60, 1)]
+    documents[30] += [*documents[2][:3], "짧", "긴 " * 200 + "문장이다.", "This one is English, mostly, 그렇다."]
+    documents[40] = [*documents[5]]  # nothing of it is left
+    secret = [documents[7][0], documents[9][-1], documents[2][0]]
+    rows = [{"guid": "x", "sentence": f"{secret[0]}  {secret[1]}"}, {"sentence": secret[2].replace(" ", ", ").upper()}]
+    (tmp_path / "klue.json").write_text(json.dumps(rows))
+    (tmp_path / "text").write_text("\n\n".join("\n".join(document) for document in documents))
+    options = ("--vocab-size", 150, "--max-characters", 300, "--script", "hangul", "--exclude", tmp_path / "klue.json")
+    run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", *options, "--workers", 1)
+    expected, seen = [], set(secret)
+    for document in documents:
+        for sentence in document:
+            if sentence not in seen and 2 <= len(sentence) <= 300 and "English" not in sentence:
+                expected.append(sentence)
+            seen.add(sentence)
+    corpus = Corpus.open(tmp_path / "c")
+    processor = load_processor(corpus.tokenizer_dir)
+    found = [processor.decode(dataset[i].tolist()) for dataset in map(corpus.split, SPLITS) for i in range(len(dataset))]
+    assert sorted(found) == sorted(expected)
+    total = sum(map(len, documents))
+    twice = len(documents[5]) + 3 - (documents[2][0] == secret[2])
+    counts = {"found": total, "short": 1, "long": 1, "script": 1, "excluded": 4, "duplicates": twice}
+    assert corpus.manifest["sentences"] == counts and 2 * total - sum(counts.values()) == len(expected)
+    with pytest.raises(UserError, match="differs in exclude"):
+        run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", *options[:-2])
+    with pytest.raises(UserError, match=r"--exclude .*none"):
+        run("--input", tmp_path / "text", "--output-dir", tmp_path / "d", "--exclude", tmp_path / "none")
+
+
+def test_duplicates_in_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = np.random.default_rng(0).integers(0, 2**64, 3000, np.uint64)[np.random.default_rng(1).integers(0, 3000, 20_000)]
+    hashes.tofile(tmp_path / "hashes")
+    expected = np.zeros(len(hashes), bool)
+    expected[np.unique(hashes, return_index=True)[1]] = True
+    for size in (1 << 22, 1000, 37):
+        monkeypatch.setattr("data_tools.duplicates.PARTITION", size)
+        assert (first_occurrences(tmp_path / "hashes") == expected).all()
+
+
+def test_finished_steps_are_reused(
+    corpus_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--input", text_file, "--output-dir", tmp_path / "c", "--workers", 1)
+    with pytest.raises(UserError, match="smaller --vocab-size"):
+        run(*arguments, "--vocab-size", 60_000)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(prepare_command, "encode_splits", lambda *_: 1 / 0)
+        run(*arguments, "--vocab-size", 200)
+    assert "the sentences stand there already" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_command, "train_vocabulary", None)
+        patch.setattr(prepare_command, "read_documents", None)
+        run(*arguments, "--vocab-size", 200)
+    assert "the tokenizer stands there already" in capsys.readouterr().out
+    assert Corpus.open(tmp_path / "c").manifest == Corpus.open(corpus_dir).manifest
+
+
+def test_a_dataset_folder_is_read_in_streaming_mode(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows = "".join(json.dumps({"title": str(i), "text": "\n".join(document)}) + "\n" for i, document in enumerate(DOCUMENTS))
+    (tmp_path / "data" / "train.jsonl").write_text(rows)
+    run("--input", f"hf:{tmp_path / 'data'}", "--output-dir", tmp_path / "hf", "--vocab-size", 200, "--workers", 1)
+    run("--input", tmp_path / "data", "--output-dir", tmp_path / "file", "--vocab-size", 200, "--workers", 1)
+    assert Corpus.open(tmp_path / "hf").fingerprint == Corpus.open(tmp_path / "file").fingerprint
+    assert len(next(iter(Corpus.open(tmp_path / "hf").manifest["datasets_sha256"].values()))) == 64
+    with pytest.raises(UserError, match=r"--input hf:.*nowhere"):
+        run("--input", f"hf:{tmp_path / 'nowhere'}", "--output-dir", tmp_path / "d", "--workers", 1)
+
+
+def test_three_mpi_processes_make_the_same_bytes(corpus_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    mpirun = Path(sys.executable).with_name("mpirun")
+    if not mpirun.exists():
+        pytest.skip("no mpirun beside this python: pip install mpich")
+    words = [mpirun, "-n", 3, sys.executable, "-m", "data_tools.prepare", "--input", text_file, "--vocab-size", 200, "--output-dir"]
+    done = subprocess.run([str(word) for word in (*words, tmp_path / "c")], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Corpus.open(tmp_path / "c").manifest == Corpus.open(corpus_dir).manifest
+    done = subprocess.run([str(word) for word in (*words, __file__)], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 2 and done.stderr.count("error:") == 1, done.stderr

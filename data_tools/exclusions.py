@@ -1,0 +1,68 @@
+"""Decontamination: the sentences of evaluation data, so that a corpus can leave them out."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.errors import UserError
+from data_tools.filters import content_key
+from data_tools.sources import open_decompressed
+
+LEAST_LETTERS = 10  # a shorter text ("그는 배우이다.") says nothing about an example and stands in many articles
+_NO_WORD = re.compile(r"[\W_]+")
+
+
+def read_exclusions(files: list[Path], split: Callable[[str], list[str]]) -> np.ndarray:
+    """Sorted `content_key`s of every text in the files, whole and sentence by sentence.
+
+    files: JSON (KLUE's arrays of objects, or any other: all strings in it), JSON lines, or plain text; compressed ones too. split: the
+    corpus's own splitter. Raises UserError for a file that is missing, empty or no text.
+    """
+    keys = set()
+    for file in files:
+        found = 0
+        for text in _texts(file):
+            for part in {text, *split(text)}:
+                if len(_NO_WORD.sub("", part)) >= LEAST_LETTERS:
+                    keys.add(content_key(part))
+                    found += 1
+        if not found:
+            raise UserError(f"--exclude {file}: expected KLUE JSON or plain text, found no text of {LEAST_LETTERS} letters; check it.")
+    return np.array(sorted(keys), dtype=np.uint64)
+
+
+def _texts(file: Path) -> Iterator[str]:
+    try:
+        with open(file, "rb") as raw, open_decompressed(raw) as stream:
+            content = stream.read().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"--exclude {file}: cannot be read ({error.strerror or error}); check the path.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file.") from None
+    if content.lstrip()[:1] in ("[", "{"):
+        try:
+            yield from _strings(json.loads(content))
+            return
+        except ValueError:
+            pass
+        try:
+            yield from _strings([json.loads(line) for line in content.splitlines() if line.strip()])
+            return
+        except ValueError:
+            pass
+    yield from content.splitlines()
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)

@@ -1,0 +1,41 @@
+"""Text from the `datasets` library, read in streaming mode: nothing is downloaded whole, nothing is held."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_tools.errors import UserError
+from data_tools.sources import Document
+
+PREFIX = "hf:"
+
+
+def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
+    """The rows of `hf:DATASET[:CONFIG]`'s split "train" that have a `text`, a document each.
+
+    start: bytes read before, as in `sources.read_documents`. digest: a hashlib object, fed with every text: the dataset's identity, known
+    only when it was read. Raises UserError when the dataset cannot be opened or has no column "text".
+    """
+    import datasets  # slow to import
+
+    dataset, _, config = name.removeprefix(PREFIX).partition(":")
+    try:
+        rows = datasets.load_dataset(dataset, config or None, split="train", streaming=True)
+        for row in rows:
+            text = row.get("text")
+            if not isinstance(text, str):
+                raise UserError(f'--input {name}: expected a column "text" of strings, found the columns {", ".join(sorted(row))}.')
+            digest.update(hashlib.sha256(text.encode("utf-8", "replace")).digest())
+            yield Document(str(row.get("title", "")), text, False, start)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises its own, the hub's, pyarrow's and the network's
+        raise UserError(
+            f"--input {name}: `datasets` cannot read it ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "expected hf:DATASET[:CONFIG], a hub id or a local folder."
+        ) from error
+
+
+def is_dataset(name: str | Path) -> bool:
+    return str(name).startswith(PREFIX)

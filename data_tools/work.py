@@ -1,0 +1,49 @@
+"""The folder of a corpus that is being made: what each finished step left there, and for which settings, so that a killed run's next
+start reuses it."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+class Work:
+    """Steps by name, each in a folder of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def finished(self, step: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The facts that the step ended with, when it ended here before, with these settings and this very code; else None, and its
+        folder is empty."""
+        try:
+            record = json.loads((self.path / f"{step}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            record = None
+        if record and record["settings"] == _normal(settings) and record["code"] == _code_sha256():
+            return record["facts"]
+        (self.path / f"{step}.json").unlink(missing_ok=True)
+        shutil.rmtree(self.path / step, ignore_errors=True)
+        (self.path / step).mkdir(parents=True)
+        return None
+
+    def finish(self, step: str, settings: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+        """Everything of the step is written. Returns the facts."""
+        record = {"settings": settings, "code": _code_sha256(), "facts": facts}
+        aside = self.path / f"{step}.json.partial"
+        aside.write_text(json.dumps(record), encoding="utf-8")
+        os.replace(aside, self.path / f"{step}.json")
+        return facts
+
+
+def _normal(settings: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(settings))
+
+
+def _code_sha256() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
