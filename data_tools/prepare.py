@@ -69,11 +69,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="KLUE JSON or text whose sentences are left out: evaluation data",
     )
-    parser.add_argument("--vocab-size", type=int, help="pieces, the 5 special tokens included (default 32000)")
+    vocabulary = parser.add_argument_group("vocabulary")
+    vocabulary.add_argument("--vocab-size", type=int, help="pieces, the 5 special tokens included (default 32000)")
+    vocabulary.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram")
+    vocabulary.add_argument("--character-coverage", type=float, default=0.9995, help="share of the characters that get a piece")
+    vocabulary.add_argument("--byte-fallback", action="store_true", help="the other characters become UTF-8 bytes, not <unk>")
     parser.add_argument("--valid-sentences", type=int, help="default 100000, less on small inputs")
     parser.add_argument("--test-sentences", type=int, help="default 88000, less on small inputs")
     parser.add_argument("--max-train-sentences", type=int, help="default: all that are left")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="use this tokenizer folder, made by prepare, instead of training one")
+    vocabulary.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="use this tokenizer folder, made by prepare, instead of training one"
+    )
     parser.add_argument(
         "--token-dtype",
         choices=("auto", "int32"),
@@ -90,6 +96,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
+    if not 0.9 <= options.character_coverage <= 1:
+        raise UserError(f"--character-coverage {options.character_coverage}: expected 0.9 to 1.")
     if options.tokenizer:
         found = check_export(options.tokenizer).vocab_size()
         if options.vocab_size not in (None, found):
@@ -148,7 +156,18 @@ def describe_settings(options: argparse.Namespace, inputs: list[Path | str]) -> 
         for file in tqdm(inputs, desc="inputs", disable=not sys.stderr.isatty(), leave=False)
     ]
     tokenizer = corpora.sha256_of(options.tokenizer / MODEL_NAME) if options.tokenizer else None
-    names = ("vocab_size", "valid_sentences", "test_sentences", "max_train_sentences", "token_dtype", "seed", *SENTENCE_SETTINGS)
+    names = (
+        "vocab_size",
+        "model_type",
+        "character_coverage",
+        "byte_fallback",
+        "valid_sentences",
+        "test_sentences",
+        "max_train_sentences",
+        "token_dtype",
+        "seed",
+        *SENTENCE_SETTINGS,
+    )
     excluded = [corpora.sha256_of(file) for file in options.exclude if file.is_file()]
     settings = {name: getattr(options, name) for name in names}
     return settings | {"exclude": excluded, "tokenizer_sha256": tokenizer, "inputs": described}
@@ -249,7 +268,9 @@ def make_tokenizer(options: argparse.Namespace, settings: dict[str, Any], spool:
         num_train = int(spool.num_sentences[splits == TRAIN].sum())
         rate = min(1.0, SAMPLE_SENTENCES / num_train)
         print(f"training {options.vocab_size} pieces on {min(num_train, SAMPLE_SENTENCES)} sentences", flush=True)
-        export_tokenizer(train_vocabulary(sample_sentences(spool, splits, rate, options.seed), options.vocab_size), folder)
+        sample = sample_sentences(spool, splits, rate, options.seed)
+        model = train_vocabulary(sample, options.vocab_size, options.model_type, options.character_coverage, options.byte_fallback)
+        export_tokenizer(model, folder)
     work.finish("tokenizer", settings, {})
 
 

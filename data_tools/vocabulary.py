@@ -1,6 +1,6 @@
-"""The vocabulary: a SentencePiece unigram model, its normalisation, and its export as a Hugging Face tokenizer with the same ids.
+"""The vocabulary: a SentencePiece model (unigram or BPE), its normalisation, and its export as a Hugging Face tokenizer with the same ids.
 
-Two things make "the same ids" exact rather than nearly so:
+Three things make "the same ids" exact rather than nearly so:
 
 * Normalisation. SentencePiece rewrites the longest match of a rule table; Hugging Face's `Precompiled` normalizer looks at grapheme
   clusters and takes the shortest match, so the two differ on conjoining jamo, stacked accents and more. The table here therefore
@@ -8,6 +8,8 @@ Two things make "the same ids" exact rather than nearly so:
   export puts separators between characters so that `Precompiled` sees one at a time and `NFC` composes those pairs and no others.
 * Scores. SentencePiece adds log probabilities as float32, Hugging Face as float64; ties on long lines would break differently.
   Scores are rounded to 1/64, so that both sums are exact.
+* Merges. SentencePiece's BPE has pieces in order of merging, Hugging Face's pairs: all pairs that make a piece come at the piece's place,
+  the longer left part first, which is the leftmost choice on repetitions.
 """
 
 import io
@@ -17,9 +19,10 @@ import tempfile
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # made at import
+from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec  # type: ignore[attr-defined]  # made at import
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from data_tools.errors import UserError
@@ -37,7 +40,9 @@ _SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029\u2581"
 _INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060\ufeff" + "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
 _LEADING_JAMO, _VOWEL_JAMO, _TRAILING_JAMO = range(0x1100, 0x1113), range(0x1161, 0x1176), range(0x11A8, 0x11C3)
 _SYLLABLES_WITHOUT_TRAIL = range(0xAC00, 0xD7A4, 28)
-_JOINED, _APART = "\ufdd0", "\ufdd1"  # separators within the export's normalizer: noncharacters, which no text contains
+# Separators within the export's normalizer: noncharacters. A text that contains such a thing has it escaped meanwhile.
+_JOINED, _APART = "\ufdd0", "\ufdd1"
+_ESCAPES = {"\ufdd2": "\ufdd2\ufdd3", _JOINED: "\ufdd2\ufdd4", _APART: "\ufdd2\ufdd5"}
 
 
 def character_rules() -> dict[str, str]:
@@ -95,8 +100,13 @@ def normalization_table() -> str:
     return "".join(f"{_hexadecimal(source)}\t{_hexadecimal(target)}\n" for source, target in sorted(rules.items()))
 
 
-def train_vocabulary(sentences: Iterable[str], size: int) -> bytes:
-    """A SentencePiece unigram model of `size` pieces, special tokens included. The same sentences give the same bytes.
+def train_vocabulary(
+    sentences: Iterable[str], size: int, model_type: str = "unigram", character_coverage: float = 0.9995, byte_fallback: bool = False
+) -> bytes:
+    """A SentencePiece model of `size` pieces, special tokens included. The same sentences give the same bytes.
+
+    model_type: unigram or bpe. character_coverage: the share of the text's characters that get a piece. byte_fallback: the others become
+    their UTF-8 bytes (256 of the pieces) instead of <unk>.
 
     Raises UserError when the text does not support that many pieces.
     """
@@ -108,10 +118,11 @@ def train_vocabulary(sentences: Iterable[str], size: int) -> bytes:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(sentences),
                 model_writer=model,
-                model_type="unigram",
+                model_type=model_type,
                 vocab_size=size,
                 normalization_rule_tsv=table.name,
-                character_coverage=0.9995,
+                character_coverage=character_coverage,
+                byte_fallback=byte_fallback,
                 bos_id=0,
                 pad_id=1,
                 eos_id=2,
@@ -210,16 +221,40 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
 def build_tokenizer(model_bytes: bytes) -> Tokenizer:
     """The Hugging Face tokenizer that gives the ids of this SentencePiece model, `<s> $A </s>` around them."""
     model = ModelProto.FromString(model_bytes)
-    tokenizer = Tokenizer(models.Unigram([(piece.piece, piece.score) for piece in model.pieces], unk_id=UNKNOWN_ID, byte_fallback=False))
+    byte_fallback = model.trainer_spec.byte_fallback
+    if model.trainer_spec.model_type == TrainerSpec.BPE:
+        ids = {piece.piece: number for number, piece in enumerate(model.pieces)}
+        merges = _merges([piece.piece for piece in model.pieces if piece.type == ModelProto.SentencePiece.NORMAL])
+        tokenizer = Tokenizer(
+            models.BPE(ids, merges, unk_token=SPECIAL_TOKENS[UNKNOWN_ID], fuse_unk=not byte_fallback, byte_fallback=byte_fallback)
+        )
+    else:
+        pieces = [(piece.piece, piece.score) for piece in model.pieces]
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=UNKNOWN_ID, byte_fallback=byte_fallback))
     tokenizer.normalizer = _build_normalizer(model.normalizer_spec.precompiled_charsmap)
     # "first": what follows an added token (a mask, an entity marker) without a space is glued to it, as it is in the text
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=True)
-    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="first", split=True)
+    metaspace: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "first", "split": True}
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(**metaspace), decoders.Metaspace(**metaspace)
+    if byte_fallback:  # "<0x41>" in a text is six characters, not the byte's piece
+        apart = pre_tokenizers.Split(Regex("(?<=<)(?=0x[0-9A-F]{2}>)"), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, apart])
+        tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), tokenizer.decoder])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     return tokenizer
+
+
+def _merges(pieces: list[str]) -> list[tuple[str, str]]:
+    """Every pair of pieces that makes a piece, in the order of what it makes."""
+    known = set(pieces)
+    return [
+        (piece[:end], piece[end:])
+        for piece in pieces
+        for end in range(len(piece) - 1, 0, -1)
+        if piece[:end] in known and piece[end:] in known
+    ]
 
 
 def _build_normalizer(charsmap: bytes) -> normalizers.Normalizer:
@@ -237,7 +272,7 @@ def _build_normalizer(charsmap: bytes) -> normalizers.Normalizer:
     plain = r"\x20-\x7E\x{AC00}-\x{D7A3}\x{4E00}-\x{9FFF}" + _JOINED  # no rule, no grapheme cluster: needs no separator
     return normalizers.Sequence(
         [
-            normalizers.Replace(Regex(f"[{_JOINED}{_APART}]"), "\ufdd2"),
+            *(normalizers.Replace(character, escape) for character, escape in _ESCAPES.items()),
             # Metaspace marks a start of text only where nothing was cut off before it, but accepts a space instead
             normalizers.Replace(Regex(f"^[{_ranges(vanishing)}]+"), " "),
             normalizers.Replace(Regex(composing), _JOINED),
@@ -246,6 +281,7 @@ def _build_normalizer(charsmap: bytes) -> normalizers.Normalizer:
             normalizers.Replace(_JOINED, ""),
             normalizers.NFC(),
             normalizers.Replace(_APART, ""),
+            *(normalizers.Replace(escape, character) for character, escape in reversed(_ESCAPES.items())),
             normalizers.Replace(Regex(" {2,}"), " "),
             normalizers.Strip(left=False, right=True),
         ]

@@ -35,6 +35,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", params=[("unigram", False), ("unigram", True), ("bpe", False), ("bpe", True)], ids=str)
+def any_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("any")
+    model_type, byte_fallback = request.param
+    size = 400 + 256 * byte_fallback if model_type == "bpe" else 180 + 256 * byte_fallback
+    model = train_vocabulary(invented_sentences(3000, 0), size, model_type, 0.999, byte_fallback)
+    assert model == train_vocabulary(invented_sentences(3000, 0), size, model_type, 0.999, byte_fallback)
+    export_tokenizer(model, path)
+    assert check_export(path).vocab_size() == size
+    return path
+
+
 @pytest.fixture(scope="module")
 def processor(folder: Path) -> sentencepiece.SentencePieceProcessor:
     return load_processor(folder)
@@ -65,6 +77,7 @@ ADVERSARIAL = [
     "e\u0301\u0302 a\u0323\u0307 \u0301 ①\u0308 Å\u0327 \u0344 \u1e69 s\u0323\u0307 ℀\u0327",
     "ｶﾞｷﾞ か\u3099 אָ שּׁ क़ \u0958 \u0b47\u0b3e مُتَصَرِّف",
     "▁▁a▁b ▁",
+    "<0x41> a<0xEC><0x9D> <0x4>",
     "\ufdd0a\ufdd1b\ufdd2",
     "나라" * 5000,
     "ㅋ" * 10000,
@@ -74,18 +87,25 @@ ADVERSARIAL = [
 ]
 
 
-def test_same_ids_on_adversarial_lines(processor: sentencepiece.SentencePieceProcessor, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_same_ids_on_adversarial_lines(any_folder: Path) -> None:
+    processor, tokenizer = load_processor(any_folder), AutoTokenizer.from_pretrained(any_folder)
+    has_bytes = processor.piece_to_id("<0x41>") != 3
     for line in ADVERSARIAL:
-        assert tokenizer(line, add_special_tokens=False)["input_ids"] == processor.encode(line), repr(line[:40])
+        ids = processor.encode(line)
+        assert tokenizer(line, add_special_tokens=False)["input_ids"] == ids, repr(line[:40])
+        assert tokenizer.decode(ids) == processor.decode(ids) or (not has_bytes and 3 in ids), repr(line[:40])
+        assert not has_bytes or 3 not in ids
 
 
-def test_same_ids_on_random_lines(processor: sentencepiece.SentencePieceProcessor, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_same_ids_on_random_lines(any_folder: Path) -> None:
+    processor, tokenizer = load_processor(any_folder), AutoTokenizer.from_pretrained(any_folder)
     generator = random.Random(0)
     anything = [chr(code) for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
     marks = [character for character in anything if unicodedata.category(character).startswith("M")]
     jamo = [chr(code) for code in range(0x1100, 0x1200)]
     common = list("abceiouACE ㅎㅏ가나다각  \t\u200b")
     lines = ["".join(generator.choice(generator.choice((anything, marks, jamo, common, common))) for _ in range(12)) for _ in range(4000)]
+    lines += ["".join(generator.choice("나라사람학교ab e") for _ in range(generator.randint(1, 60))) for _ in range(4000)]  # repetitions
     lines += invented_sentences(500, 1)
     encoded = tokenizer(lines, add_special_tokens=False)["input_ids"]
     assert [line for line, ids in zip(lines, encoded, strict=True) if ids != processor.encode(line)] == []
