@@ -4,13 +4,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from transformers import BertConfig, RobertaConfig
 
 from data_tools.errors import UserError
-from trainer.blocks import Blocks, SpecialIds, samples_of
+from trainer.blocks import PACKINGS, ContiguousBlocks, MaskedBatch, SentenceBlocks, SpecialIds, best_fit, samples_of
 from trainer.masking import block_keys, mask_tokens
+from trainer.mlm import MaskedLanguageModel, build_model
 from trainer.recipe import Masking
 
-SPECIAL = SpecialIds(bos=0, eos=2, mask=4, count=5, vocab_size=1000)
+SPECIAL = SpecialIds(bos=0, pad=1, eos=2, mask=4, count=5, vocab_size=1000)
 
 
 def make_split(seed: int = 0, documents: int = 40) -> SimpleNamespace:
@@ -35,15 +38,69 @@ def plain_stream(split: SimpleNamespace) -> list[int]:
 
 def test_blocks_are_the_stream_cut_in_pieces() -> None:
     split = make_split()
-    blocks, stream = Blocks(split, 16, SPECIAL, Masking(), 0), plain_stream(split)
+    blocks, stream = ContiguousBlocks(split, 16, SPECIAL, Masking(), 0), plain_stream(split)
     assert blocks.num_blocks == len(stream) // 14
-    found = blocks.read(np.arange(blocks.num_blocks)[::-1])[::-1]
+    found = blocks.read(np.arange(blocks.num_blocks)[::-1])[0][::-1]
     expected = [[0, *stream[k * 14 : (k + 1) * 14], 2] for k in range(blocks.num_blocks)]
     assert found.tolist() == expected
 
 
+def test_sentences_stand_side_by_side_each_once_and_whole() -> None:
+    split = make_split(documents=400)
+    split.sizes[7], split.sizes[8] = 12 + split.sizes[7] + split.sizes[8] - 13, 1  # longer than a block: cut
+    blocks = SentenceBlocks(split, 16, SPECIAL, Masking(), 0)
+    expected, token = [], 0
+    for size in split.sizes.tolist():
+        sentence = split.tokens[token : token + size].tolist()
+        expected += [sentence[start : start + 14] for start in range(0, size, 14)]
+        token += size
+    wanted = np.random.default_rng(1).permutation(blocks.num_blocks)
+    tokens, segments = blocks.read(wanted)
+    found = []
+    for row, marks in zip(tokens.tolist(), segments.tolist(), strict=True):
+        for number in range(1, max(marks) + 1):
+            here = [place for place, mark in enumerate(marks) if mark == number]
+            assert here == list(range(here[0], here[-1] + 1)) and row[here[0]] == SPECIAL.bos and row[here[-1]] == SPECIAL.eos
+            found.append([row[place] for place in here[1:-1]])
+        padding = [row[place] for place, mark in enumerate(marks) if mark == 0]
+        assert set(padding) <= {SPECIAL.pad} and marks[len(marks) - len(padding) :] == [0] * len(padding)
+    assert sorted(found) == sorted(expected)
+    assert (segments == 0).mean() < 0.03
+    again = blocks.read(wanted[5:7])
+    assert (again[0] == tokens[5:7]).all() and (again[1] == segments[5:7]).all()
+
+
+def test_best_fit_is_near_the_optimum() -> None:
+    widths = np.random.default_rng(0).integers(3, 80, 20_000)
+    items, ends = best_fit(widths, 128)
+    assert sorted(items.tolist()) == list(range(20_000))
+    loads = np.add.reduceat(widths[items], np.concatenate([[0], ends[:-1]]))
+    assert loads.max() <= 128 and len(ends) <= 1.01 * widths.sum() / 128
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_sentence_among_others_has_the_loss_that_it_has_alone(kind: str) -> None:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 1000, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = BertConfig(**shape) if kind == "bert" else RobertaConfig(**shape, max_position_embeddings=40, pad_token_id=1)
+    built = build_model(config.to_dict(), 0.0, torch.device("cpu"), torch.float32)
+    built.init_weights()
+    model = MaskedLanguageModel(built).eval()
+    batch = SentenceBlocks(make_split(), 16, SPECIAL, Masking(rate=0.4), 0).training(np.arange(6))
+    assert batch.segments is not None and batch.segments.max() > 1
+    alone, flat = 0.0, dict(zip(batch.selected.tolist(), batch.labels.tolist(), strict=True))
+    for row in range(6):
+        for number in range(1, int(batch.segments[row].max()) + 1):
+            here = torch.nonzero(batch.segments[row] == number).reshape(-1)
+            asked = [place for place, at in enumerate(here.tolist()) if row * 16 + at in flat]
+            labels = torch.tensor([flat[row * 16 + int(here[place])] for place in asked], dtype=torch.long)
+            one = MaskedBatch(batch.input_ids[row][here][None], torch.tensor(asked, dtype=torch.long), labels)
+            alone += float(model.loss(one, torch.device("cpu")))
+    assert float(model.loss(batch, torch.device("cpu"))) == pytest.approx(alone, rel=1e-5)
+
+
 def test_every_epoch_visits_every_block_once_in_another_order() -> None:
-    blocks = Blocks(make_split(), 16, SPECIAL, Masking(), 3)
+    blocks = ContiguousBlocks(make_split(), 16, SPECIAL, Masking(), 3)
     n = blocks.num_blocks
     epochs, visited = blocks.place(np.arange(3 * n))
     assert epochs.tolist() == np.repeat([0, 1, 2], n).tolist()
@@ -52,9 +109,10 @@ def test_every_epoch_visits_every_block_once_in_another_order() -> None:
     assert len({tuple(order) for order in orders.tolist()} | {tuple(range(n))}) == 4
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize(("world_size", "micro"), [(1, 24), (1, 4), (2, 4), (4, 2), (3, 1)])
-def test_any_split_of_the_batch_holds_the_same_samples_and_masks(world_size: int, micro: int) -> None:
-    blocks = Blocks(make_split(), 16, SPECIAL, Masking(rate=0.3), 7)
+def test_any_split_of_the_batch_holds_the_same_samples_and_masks(world_size: int, micro: int, packing: str) -> None:
+    blocks = PACKINGS[packing](make_split(), 16, SPECIAL, Masking(rate=0.3), 7)
     numbers = np.concatenate(
         [part for rank in range(world_size) for part in samples_of(5, 24, micro, 24 // micro // world_size, rank, world_size)]
     )
@@ -100,4 +158,4 @@ def test_masks_change_with_the_epoch_and_the_seed() -> None:
 
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(UserError, match="less than one block"):
-        Blocks(make_split(documents=1), 512, SPECIAL, Masking(), 0)
+        ContiguousBlocks(make_split(documents=1), 512, SPECIAL, Masking(), 0)

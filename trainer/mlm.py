@@ -23,17 +23,30 @@ class MaskedLanguageModel(nn.Module):
         self._head = model.get_submodule(architecture.head.split(".")[0])
         self._first_position = architecture.first_position(model.config)
 
-    def forward(self, input_ids: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """input_ids (B, L), no padding; selected (M,) flat positions into B*L; labels (M,). Returns a float32 scalar, the sum of M."""
-        length = input_ids.shape[1]
-        positions = torch.arange(self._first_position, self._first_position + length, device=input_ids.device)[None]
-        hidden = self._base(input_ids=input_ids, position_ids=positions).last_hidden_state  # (B, L, H)
+    def forward(
+        self, input_ids: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor, segments: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """input_ids (B, L); selected (M,) flat positions into B*L; labels (M,); segments (B, L) or None as in `MaskedBatch`.
+
+        Returns a float32 scalar, the sum of M.
+        """
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        attention = None  # blocks are full
+        if segments is not None:
+            begins = functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+            positions = positions - (positions * begins).cummax(dim=1).values  # from the beginning of each segment
+            apart = segments[:, None, :, None] != segments[:, None, None, :]  # (B, 1, L, L)
+            dtype = next(self._base.parameters()).dtype
+            attention = torch.zeros(apart.shape, dtype=dtype, device=apart.device).masked_fill_(apart, torch.finfo(dtype).min)
+        positions = positions + self._first_position
+        hidden = self._base(input_ids=input_ids, position_ids=positions, attention_mask=attention).last_hidden_state  # (B, L, H)
         logits = self._head(hidden.flatten(0, 1)[selected])  # (M, V)
         return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
     def loss(self, batch: MaskedBatch, device: torch.device) -> torch.Tensor:
         """`forward` on a batch that may still lie on the host."""
-        return self(batch.input_ids.to(device), batch.selected.to(device), batch.labels.to(device))
+        segments = None if batch.segments is None else batch.segments.to(device)
+        return self(batch.input_ids.to(device), batch.selected.to(device), batch.labels.to(device), segments)
 
 
 def build_model(config: dict[str, Any], dropout: float, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:

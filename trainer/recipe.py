@@ -108,8 +108,9 @@ class Recipe(_Settings):
     surgery: Surgery = Surgery()
     sequence_length: int = Field(default=512, ge=8)
     """Tokens of a block, <s> and </s> included."""
-    packing: Literal["contiguous"] = "contiguous"
-    """Blocks are cut from the running text, documents separated by </s> (RoBERTa's FULL-SENTENCES); no padding."""
+    packing: Literal["contiguous", "sentences"] = "contiguous"
+    """contiguous: blocks are cut from the running text, documents separated by </s> (RoBERTa's FULL-SENTENCES). sentences: each sentence is
+    a sample that sees nothing else; several share a block."""
     masking: Masking = Masking()
     global_batch_size: int = Field(gt=0)
     """Blocks per optimizer step over all ranks."""

@@ -33,7 +33,7 @@ from data_tools.errors import RunError, UserError
 from trainer import engine as engines
 from trainer import lock, plan, surgery
 from trainer.architecture import architecture_of
-from trainer.blocks import Blocks, MaskedBatch, SpecialIds, samples_of
+from trainer.blocks import PACKINGS, Blocks, MaskedBatch, SpecialIds, samples_of
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
 from trainer.engine import DeepSpeedConfig, StageEngine
 from trainer.export import export
@@ -151,9 +151,13 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     parts = split_parts(shapes, architecture_of(model_config), model_config.num_hidden_layers, recipe.surgery.itl)
     check_stages(recipe.stages, parts)
     special = SpecialIds(
-        tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id, max(tokenizer.all_special_ids) + 1, corpus.vocab_size
+        tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id, max(tokenizer.all_special_ids) + 1,
+        corpus.vocab_size,
+    )  # fmt: skip
+    packing = PACKINGS[recipe.packing]
+    train, valid = (
+        packing(corpus.split(name), recipe.sequence_length, special, recipe.masking, recipe.seed) for name in ("train", "valid")
     )
-    train, valid = (Blocks(corpus.split(name), recipe.sequence_length, special, recipe.masking, recipe.seed) for name in ("train", "valid"))
     tokens = config.micro_batch * recipe.sequence_length
     peak = peak_flops(ranks.device, config.dtype, tokens, model_config.hidden_size, model_config.intermediate_size)
     return Run(recipe, config, corpus, model_config, shapes, parts, train, valid, accumulation, sum(ranks.sum(peak)))

@@ -1,0 +1,34 @@
+"""How fast the training side reads: packed, masked batches per second of one process, and the share of padding.
+
+python benchmarks/reader.py CORPUS
+"""
+
+import sys
+import time
+
+import numpy as np
+
+from data_tools.corpus import Corpus
+from trainer.blocks import PACKINGS, SpecialIds
+from trainer.recipe import Masking
+
+
+def main() -> None:
+    corpus = Corpus.open(sys.argv[1])
+    special = SpecialIds(bos=0, pad=1, eos=2, mask=4, count=5, vocab_size=corpus.vocab_size)
+    print("| packing | block | opens in | million tokens/s | padding |\n|---|---|---|---|---|")
+    for packing, blocks_of in PACKINGS.items():
+        for length in (128, 512):
+            begin = time.process_time()
+            blocks = blocks_of(corpus.split("train"), length, special, Masking(), 0)
+            opened, begin, tokens, padding = time.process_time() - begin, time.process_time(), 0, 0
+            for batch in range(60):
+                read = blocks.training(np.arange(batch * 256, (batch + 1) * 256)).input_ids
+                tokens += read.numel()
+                padding += int((read == special.pad).sum())
+            rate = tokens / (time.process_time() - begin) / 1e6
+            print(f"| {packing} | {length} | {opened:.2f} s | {rate:.1f} | {100 * padding / tokens:.2f} % |")
+
+
+if __name__ == "__main__":
+    main()
