@@ -96,8 +96,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
-    if not 0.9 <= options.character_coverage <= 1:
-        raise UserError(f"--character-coverage {options.character_coverage}: expected 0.9 to 1.")
+    if not 0.98 <= options.character_coverage <= 1:
+        raise UserError(f"--character-coverage {options.character_coverage}: expected 0.98 to 1.")
     if options.tokenizer:
         found = check_export(options.tokenizer).vocab_size()
         if options.vocab_size not in (None, found):

@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM, RobertaConfig, XLNetConfig
 from data_tools.errors import UserError
 from tests.tiny import KOREAN, make_seed, make_tokenizer
 from trainer.recipe import Recipe, Stage
-from trainer.surgery import load_seed, load_seed_config, locate_seed, operate, xpt_config
+from trainer.surgery import load_seed, load_seed_config, operate, xpt_config
 
 TOKENIZER = make_tokenizer(KOREAN, 60)
 
@@ -135,7 +135,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="safetensors weights"):
         load_seed(str(tmp_path / "bare"))
     with pytest.raises(UserError, match="no Python package"):
-        locate_seed("package:no_such_package/model")
+        load_seed_config("package:no_such_package/model")
     make_seed(tmp_path / "seed", "bert")
     recipe = make_recipe(tmp_path / "seed").model_copy(update={"sequence_length": 21})
     with pytest.raises(UserError, match="positions for 20 tokens"):

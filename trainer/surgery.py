@@ -5,9 +5,7 @@ the seed's layers, ITL. Word embeddings and MLM output layer are new, sized for 
 seed's to the bit; position embeddings and the embedding LayerNorm are kept unless the recipe says otherwise.
 """
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,34 +16,17 @@ from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError
+from data_tools.packages import locate_model
 from trainer.architecture import Architecture, architecture_of
 from trainer.embedding_init import initial_embeddings
 from trainer.mlm import tie_output_bias
 from trainer.recipe import Recipe, Surgery
 
 
-def locate_seed(seed_model: str) -> str:
-    """A folder or hub id as given; `package:NAME/PATH` as the folder PATH inside the installed Python package NAME.
-
-    Raises: UserError when the package is not installed or the folder is not there.
-    """
-    scheme, colon, rest = seed_model.partition(":")
-    if scheme != "package" or not colon:
-        return seed_model
-    package, _, inside = rest.partition("/")
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise UserError(f"seed_model {seed_model}: no Python package {package!r} is installed here")
-    folder = Path(found.submodule_search_locations[0]) / inside
-    if not folder.is_dir():
-        raise UserError(f"seed_model {seed_model}: {folder} is not a folder")
-    return str(folder)
-
-
 def load_seed_config(seed_model: str) -> PretrainedConfig:
     """The seed's configuration. Raises UserError when it cannot be had or its architecture is not supported."""
     try:
-        config = AutoConfig.from_pretrained(locate_seed(seed_model))
+        config = AutoConfig.from_pretrained(locate_model(seed_model))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"seed_model {seed_model}: expected a folder or hub id with a config.json: {reason}") from None
@@ -93,7 +74,7 @@ class Seed:
 
 def load_seed(seed_model: str) -> Seed:
     """Load from a folder or the hub, safetensors only. Raises UserError for what is missing or of an unsupported architecture."""
-    source, config = locate_seed(seed_model), load_seed_config(seed_model)
+    source, config = locate_model(seed_model), load_seed_config(seed_model)
     architecture = architecture_of(config)
     try:
         verbosity = transformers_logging.get_verbosity()
