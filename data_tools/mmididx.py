@@ -21,6 +21,7 @@ MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.uint16, 7: np.uint32, 8: np.uint64}
 _HEADER = struct.Struct("<9sQBQQ")
+_CHUNK = 1 << 20  # items whose offsets are computed together
 
 
 class IndexedDatasetWriter:
@@ -34,12 +35,13 @@ class IndexedDatasetWriter:
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._dtype_code = codes[np.dtype(dtype)]
         self._prefix = str(path_prefix)
-        self._sizes: list[np.ndarray] = []
         self._document_ends: list[np.ndarray] = []
         self._open_sizes: list[int] = []  # of the document that add_item fills
         self._num_items = 0
         self.num_tokens = 0
         self._bin = open(self._prefix + ".bin.partial", "wb")  # noqa: SIM115  (closed in close or abandon)
+        self._index = open(self._prefix + ".idx.partial", "w+b")  # noqa: SIM115
+        self._index.write(bytes(_HEADER.size))  # the sizes follow as they come: in memory there is a number a document, not a sentence
 
     def add_item(self, ids: np.ndarray | list[int]) -> None:
         """Append one item (a sentence) to the current document."""
@@ -68,21 +70,28 @@ class IndexedDatasetWriter:
         """Write the index and give both files their names."""
         self.end_document()
         self._bin.close()
-        sizes = np.concatenate([np.zeros(0, "<i4"), *self._sizes]).astype("<i4")
-        offsets = np.zeros(len(sizes), "<i8")
-        np.cumsum(sizes[:-1], dtype="<i8", out=offsets[1:])
-        offsets *= self._dtype.itemsize
         document_index = np.concatenate([np.zeros(1, "<i8"), *self._document_ends]).astype("<i8")
-        with open(self._prefix + ".idx.partial", "wb") as index:
-            index.write(_HEADER.pack(MAGIC, VERSION, self._dtype_code, len(sizes), len(document_index)))
-            for part in (sizes, offsets, document_index):
-                index.write(part.tobytes())
+        end = 0
+        for first in range(0, self._num_items, _CHUNK):
+            count = min(_CHUNK, self._num_items - first)
+            self._index.seek(_HEADER.size + 4 * first)
+            sizes = np.frombuffer(self._index.read(4 * count), "<i4").astype("<i8")
+            ends = end + np.cumsum(sizes)
+            self._index.seek(_HEADER.size + 4 * self._num_items + 8 * first)
+            self._index.write(((ends - sizes) * self._dtype.itemsize).astype("<i8").tobytes())
+            end = int(ends[-1])
+        self._index.seek(0, os.SEEK_END)
+        self._index.write(document_index.tobytes())
+        self._index.seek(0)
+        self._index.write(_HEADER.pack(MAGIC, VERSION, self._dtype_code, self._num_items, len(document_index)))
+        self._index.close()
         for extension in (".bin", ".idx"):
             os.replace(self._prefix + extension + ".partial", self._prefix + extension)
 
     def abandon(self) -> None:
         """Remove what was written."""
         self._bin.close()
+        self._index.close()
         for extension in (".bin", ".idx"):
             Path(self._prefix + extension + ".partial").unlink(missing_ok=True)
 
@@ -103,7 +112,7 @@ class IndexedDatasetWriter:
         self.num_tokens += len(ids)
 
     def _append(self, sizes: np.ndarray, items_per_document: np.ndarray) -> None:
-        self._sizes.append(sizes.astype("<i4"))
+        self._index.write(sizes.astype("<i4").tobytes())
         self._document_ends.append(self._num_items + np.cumsum(items_per_document, dtype="<i8"))
         self._num_items += len(sizes)
 

@@ -10,7 +10,8 @@ body { font: 16px/1.55 system-ui, "Noto Sans KR", "Apple SD Gothic Neo", "Malgun
        max-width: 62rem; margin: 2.5rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
 .facts { color: #566; margin: .3rem 0 0; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { white-space: nowrap; text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #e3e7ee; } th:first-child, td:first-child { text-align: left; }
+th, td { white-space: nowrap; text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #e3e7ee; }
+th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; color: #456; } .sample { margin: .9rem 0; } .sample small { color: #899; margin-right: .5rem; }
 .pieces { font-size: .86rem; line-height: 2; }
 .pieces span { background: #eef3fb; border-radius: .25rem; padding: .1rem .3rem; margin: 0 .12rem; white-space: nowrap; }

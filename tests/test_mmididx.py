@@ -27,7 +27,8 @@ def write_items(prefix: Path, documents: list[list[np.ndarray]], dtype: type) ->
 
 
 @pytest.mark.parametrize(("dtype", "high"), [(np.uint16, 65536), (np.int32, 250_000), (np.int64, 2**40)])
-def test_deepspeed_and_we_read_the_same(tmp_path: Path, dtype: type, high: int) -> None:
+def test_deepspeed_and_we_read_the_same(tmp_path: Path, dtype: type, high: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_tools.mmididx._CHUNK", 17)
     documents = random_documents(0, high)
     write_items(tmp_path / "data", documents, dtype)
     items = [item for document in documents for item in document]
