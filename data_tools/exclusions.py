@@ -1,7 +1,9 @@
 """Decontamination: the sentences of evaluation data, so that a corpus can leave them out."""
 
 import json
+import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,8 @@ def _texts(file: Path) -> Iterator[str]:
     try:
         with open(file, "rb") as raw, open_decompressed(raw) as stream:
             content = stream.read().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"--exclude {file}: cannot be read ({error.strerror or error}); check the path.") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file.") from None
     except UnicodeDecodeError:
         raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file.") from None
     if content.lstrip()[:1] in ("[", "{"):
