@@ -8,7 +8,7 @@ setup(
     description="Cross-lingual post-training of English encoders into Korean ones, at scale",
     license="Apache-2.0",
     packages=["trainer", "data_tools"],
-    package_data={"data_tools": ["*.tsv"]},
+    package_data={"data_tools": ["*.tsv"], "trainer": ["*.csv"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",

@@ -31,7 +31,7 @@ LAYERS = {
         {"prepare", "inspect", "world"},
     ],
     "trainer": [
-        {"recipe", "architecture", "relations", "scores", "memory", "lock"},
+        {"recipe", "architecture", "relations", "scores", "memory", "lock", "catalogue"},
         {"schedule", "masking", "blocks", "stages", "checkpoint", "markers"},
         {"flops", "plan", "mlm", "embedding_init", "ranks", "classifier"},
         {"watchdog", "journal", "diary", "surgery", "engine", "export", "evaluation"},

@@ -1,21 +1,31 @@
-"""Relation extraction on KLUE-RE: fine-tune a model, evaluate it, compare several.
+"""Relation extraction on KLUE-RE: fine-tune a model, evaluate it, compare several; list the public models that have a short name.
 
     python trainer/klue_re.py train --model run/model --train-file klue-re-v1.1_train.json --eval-file klue-re-v1.1_dev.json --output-dir D
     python trainer/klue_re.py eval --model D --data klue-re-v1.1_dev.json --report R.json --predictions P.jsonl
     python trainer/klue_re.py compare --model xpt=run/model --model seed=SEED --train-file F --eval-file F --seeds 0 1 2 --output-dir D
+    python trainer/klue_re.py models --scope korean --runnable
 
 Runs on a GPU where there is one, else on the CPU (OMP_NUM_THREADS sets the threads). A train or compare that was interrupted goes
 on where it was when the same command is given again.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 from data_tools.errors import run_command
+from trainer.catalogue import SCOPES, STRUCTURES, as_csv, as_markdown, as_text, read_models, resolve_model, resolve_named, select
 
 
 def main() -> None:
     arguments = _parse()
+    if arguments.command == "models":
+        _print_models(arguments)
+        return
+    if arguments.command == "train":
+        arguments.model = resolve_model(arguments.model)
+    elif arguments.command == "compare":
+        arguments.model = [resolve_named(model) for model in arguments.model]
     # After parsing, so that --help and mistakes answer at once: these take seconds to import.
     from trainer.classifier import quiet_transformers
     from trainer.comparison import compare, named_models
@@ -38,12 +48,22 @@ def main() -> None:
         print(compare(named_models(arguments.model), arguments.seeds, arguments.output_dir, shared))
 
 
+def _print_models(arguments: argparse.Namespace) -> None:
+    models = select(read_models(), arguments.scope, arguments.structure, arguments.runnable)
+    if arguments.format == "csv":
+        print(as_csv(models), end="")
+    else:
+        print(as_markdown(models) if arguments.format == "markdown" else as_text(models, shutil.get_terminal_size((140, 0)).columns))
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="klue_re.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("train", help="fine-tune a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    train.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID", help="a Hugging Face model folder or Hub id")
+    train.add_argument(
+        "--model", required=True, metavar="DIR_OR_HUB_ID", help="a Hugging Face model folder or Hub id, or a short name of `models`"
+    )
     train.add_argument("--eval-file", type=Path, help="rows to score after every epoch; the model of the last epoch stays in any case")
     train.add_argument("--output-dir", type=Path, required=True, help="where the fine-tuned model, metrics and TensorBoard logs go")
     train.add_argument("--seed", type=int, default=0, help="of the new head, the order of the rows and dropout")
@@ -65,6 +85,12 @@ def _parse() -> argparse.Namespace:
     compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="every model is fine-tuned once with each")
     compare.add_argument("--output-dir", type=Path, required=True, help="NAME/seed-N of every model, table.md and table.json")
     _add_recipe(compare)
+
+    models = commands.add_parser("models", help="list the public models that --model knows by a short name")
+    models.add_argument("--scope", choices=SCOPES)
+    models.add_argument("--structure", choices=STRUCTURES)
+    models.add_argument("--runnable", action="store_true", help="only those that --model takes")
+    models.add_argument("--format", choices=("text", "markdown", "csv"), default="text", help="csv has every field; default: text")
     return parser.parse_args()
 
 
