@@ -7,13 +7,9 @@ the same command goes on after the last step that ended. On hosts that share a f
 """
 
 import argparse
-import hashlib
-import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,103 +18,64 @@ import sentencepiece
 from tqdm import tqdm
 
 from data_tools import corpus as corpora
+from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences
 from data_tools.encoding import Block, encode_block
 from data_tools.errors import UserError, run_command
-from data_tools.exclusions import read_exclusions
-from data_tools.filters import SCRIPTS, SentenceFilter
-from data_tools.hub import is_dataset, read_dataset
 from data_tools.mmididx import IndexedDatasetWriter
-from data_tools.sentences import make_splitter
-from data_tools.sources import Document, list_files, read_documents, relative_name
+from data_tools.options import DEFAULT_VOCAB_SIZE, add_input, add_sentences, add_vocabulary, check_numbers, new_parser
 from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
-from data_tools.spool import SplitDocuments, Spool, batch_documents, split_documents
+from data_tools.spool import Spool
 from data_tools.vocabulary import MODEL_NAME, check_export, export_tokenizer, load_processor, train_vocabulary
 from data_tools.work import Work
 from data_tools.workers import mpi_workers, ordered_map
 
-SAMPLE_SENTENCES = 300_000  # for the vocabulary
-SENTENCE_SETTINGS = ("splitter", "min_characters", "max_characters", "script", "keep_duplicates")
 SPLIT_CODES = {"train": TRAIN, "valid": VALID, "test": TEST}
 WORK_NAME = ".work"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; a number out of range is refused with a UserError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_tools.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="files or directories, the format is told from the content; or hf:DATASET[:CONFIG], read through `datasets`",
-    )
+    parser = new_parser("prepare", __doc__)
+    add_input(parser)
     parser.add_argument("--output-dir", type=Path, required=True, metavar="CORPUS")
-    sentences = parser.add_argument_group("sentences")
-    sentences.add_argument("--splitter", choices=("rules", "kiwi"), default="rules", help="kiwi: slow, needs the extra xpt[kiwi]")
-    sentences.add_argument("--min-characters", type=int, default=2, help="shorter sentences are left out (default 2)")
-    sentences.add_argument("--max-characters", type=int, default=4000, help="longer sentences are left out (default 4000)")
-    sentences.add_argument("--script", choices=sorted(SCRIPTS), help="sentences with less than half of their letters in it are left out")
-    sentences.add_argument("--keep-duplicates", action="store_true", help="default: of equal sentences the first is kept")
-    sentences.add_argument(
-        "--exclude",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="KLUE JSON or text whose sentences are left out: evaluation data",
-    )
-    vocabulary = parser.add_argument_group("vocabulary")
-    vocabulary.add_argument("--vocab-size", type=int, help="pieces, the 5 special tokens included (default 32000)")
-    vocabulary.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram")
-    vocabulary.add_argument("--character-coverage", type=float, default=0.9995, help="share of the characters that get a piece")
-    vocabulary.add_argument("--byte-fallback", action="store_true", help="the other characters become UTF-8 bytes, not <unk>")
-    parser.add_argument("--valid-sentences", type=int, help="default 100000, less on small inputs")
-    parser.add_argument("--test-sentences", type=int, help="default 88000, less on small inputs")
-    parser.add_argument("--max-train-sentences", type=int, help="default: all that are left")
+    add_sentences(parser)
+    vocabulary = add_vocabulary(parser)
     vocabulary.add_argument(
         "--tokenizer", type=Path, metavar="DIR", help="use this tokenizer folder, made by prepare, instead of training one"
     )
+    parser.add_argument("--valid-sentences", type=int, help="default 100000, less on small inputs")
+    parser.add_argument("--test-sentences", type=int, help="default 88000, less on small inputs")
+    parser.add_argument("--max-train-sentences", type=int, help="default: all that are left")
     parser.add_argument(
         "--token-dtype",
         choices=("auto", "int32"),
         default="auto",
         help="auto: uint16 when the vocabulary fits (default); int32 also opens in Megatron-LM",
     )
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one a core); the output does not depend on it"
-    )
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    for name, least in (("vocab_size", 10), ("valid_sentences", 0), ("test_sentences", 0), ("max_train_sentences", 1), ("workers", 1),
-                        ("min_characters", 1), ("max_characters", 1)):  # fmt: skip
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
-    if not 0.98 <= options.character_coverage <= 1:
-        raise UserError(f"--character-coverage {options.character_coverage}: expected 0.98 to 1.")
+    check_numbers(options)
     if options.tokenizer:
         found = check_export(options.tokenizer).vocab_size()
         if options.vocab_size not in (None, found):
             raise UserError(f"--vocab-size {options.vocab_size}: expected {found}, that of --tokenizer {options.tokenizer}; leave it out.")
         options.vocab_size = found
     elif options.vocab_size is None:
-        options.vocab_size = 32000
+        options.vocab_size = DEFAULT_VOCAB_SIZE
     return options
 
 
 def prepare(options: argparse.Namespace) -> None:
     """Make the corpus. Raises UserError for anything the user can mend; the manifest is written last."""
     inputs = list_inputs(options.input)
-    settings = describe_settings(options, inputs)
+    described = describe_sentences(options, inputs)
+    settings = describe_settings(options, described)
     output_dir = options.output_dir
     if is_already_there(output_dir, settings):
         print(f"{output_dir}: a corpus of these inputs and settings is already there; nothing to do")
         return
     work = Work(output_dir / WORK_NAME)
     clear_remains(output_dir)
-    spool, facts = spool_sentences(options, settings, inputs, work)
+    spool, facts = spool_sentences(options, described, inputs, work)
     total = int(spool.num_sentences.sum())
     if not total:
         raise UserError(f"--input {' '.join(options.input)}: expected text, found no sentence in {len(inputs)} file(s).")
@@ -138,39 +95,14 @@ def prepare(options: argparse.Namespace) -> None:
     print(f"{output_dir}: done; look inside with: python -m data_tools.inspect {output_dir}")
 
 
-def list_inputs(names: list[str]) -> list[Path | str]:
-    """The files under the inputs in sorted order, and the datasets by their names. Raises UserError when there is nothing."""
-    inputs: list[Path | str] = []
-    for name in names:
-        inputs += [name] if is_dataset(name) else list_files([Path(name)])
-    return inputs
-
-
-def describe_settings(options: argparse.Namespace, inputs: list[Path | str]) -> dict[str, Any]:
+def describe_settings(options: argparse.Namespace, described: dict[str, Any]) -> dict[str, Any]:
     """What decides the corpus's bytes: the same description, the same corpus (as far as `datasets` serves the same rows)."""
-    folders = [Path(name) for name in options.input if not is_dataset(name)]
-    described = [
-        {"name": file}
-        if isinstance(file, str)
-        else {"name": relative_name(file, folders), "bytes": file.stat().st_size, "sha256": corpora.sha256_of(file)}
-        for file in tqdm(inputs, desc="inputs", disable=not sys.stderr.isatty(), leave=False)
-    ]
-    tokenizer = corpora.sha256_of(options.tokenizer / MODEL_NAME) if options.tokenizer else None
     names = (
-        "vocab_size",
-        "model_type",
-        "character_coverage",
-        "byte_fallback",
-        "valid_sentences",
-        "test_sentences",
-        "max_train_sentences",
-        "token_dtype",
-        "seed",
-        *SENTENCE_SETTINGS,
-    )
-    excluded = [corpora.sha256_of(file) for file in options.exclude if file.is_file()]
-    settings = {name: getattr(options, name) for name in names}
-    return settings | {"exclude": excluded, "tokenizer_sha256": tokenizer, "inputs": described}
+        "vocab_size", "model_type", "character_coverage", "byte_fallback", "valid_sentences", "test_sentences", "max_train_sentences",
+        "token_dtype", "seed",
+    )  # fmt: skip
+    tokenizer = corpora.sha256_of(options.tokenizer / MODEL_NAME) if options.tokenizer else None
+    return {name: getattr(options, name) for name in names} | {"tokenizer_sha256": tokenizer} | described
 
 
 def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
@@ -204,58 +136,6 @@ def clear_remains(output_dir: Path) -> None:
             file.unlink()
 
 
-def spool_sentences(
-    options: argparse.Namespace, settings: dict[str, Any], inputs: list[Path | str], work: Work
-) -> tuple[Spool, dict[str, Any]]:
-    """The first pass: documents of all inputs, split into sentences, aside on disk; and what was found on the way."""
-    mine = {name: settings[name] for name in (*SENTENCE_SETTINGS, "exclude", "inputs")}
-    spool = Spool(work.path / "sentences")
-    if facts := work.finished("sentences", mine):
-        print(f"{spool.path.parent}: the sentences stand there already", flush=True)
-        spool.load()
-        return spool, facts
-    excluded = None
-    if options.exclude:
-        excluded = spool.path.with_name("excluded.npy")
-        np.save(excluded, read_exclusions(options.exclude, make_splitter(options.splitter)))
-    keep = SentenceFilter(options.min_characters, options.max_characters, options.script, excluded)
-    counts: Counter[str] = Counter()
-    left_out: Counter[str] = Counter(short=0, long=0, script=0, excluded=0)
-    failed: list[str] = []
-    digests: dict[str, Any] = {name: hashlib.sha256() for name in inputs if isinstance(name, str)}
-
-    def documents() -> Iterator[Document]:
-        start = 0
-        for file in inputs:
-            if isinstance(file, str):
-                yield from read_dataset(file, start, digests[file])
-            else:
-                yield from read_documents(file, start)
-                start += file.stat().st_size
-
-    total_bytes = sum(file.stat().st_size for file in inputs if isinstance(file, Path))
-    progress = tqdm(total=total_bytes, unit="B", unit_scale=True, desc="sentences", disable=not sys.stderr.isatty())
-
-    def counted() -> Iterator[SplitDocuments]:
-        work_on = partial(split_documents, splitter=options.splitter, keep=keep)
-        for split in ordered_map(work_on, batch_documents(documents()), options.workers):
-            counts["without_sentences"] += split.num_without_sentences
-            counts["failed"] += len(split.failed)
-            failed.extend(split.failed[: 100 - len(failed)])
-            left_out.update(split.left_out)
-            progress.update(split.position - progress.n)
-            yield split
-
-    with progress:
-        spool.fill(counted(), options.keep_duplicates)
-    found = len(spool.num_lines) + counts["without_sentences"] + counts["failed"]
-    sentences = {"found": len(spool.kept) + left_out.total(), **left_out, "duplicates": int((~spool.kept).sum())}
-    facts = {"documents": {"found": found, **counts, "failed_titles": failed}, "sentences": sentences}
-    if digests:
-        facts["datasets_sha256"] = {name: digest.hexdigest() for name, digest in digests.items()}
-    return spool, work.finish("sentences", mine, facts)
-
-
 def make_tokenizer(options: argparse.Namespace, settings: dict[str, Any], spool: Spool, splits: np.ndarray, work: Work) -> None:
     """Train a vocabulary on a random sample of the training sentences, or copy the one that was given; into the step's folder."""
     folder = work.path / "tokenizer"
@@ -265,25 +145,11 @@ def make_tokenizer(options: argparse.Namespace, settings: dict[str, Any], spool:
     if options.tokenizer:
         shutil.copytree(options.tokenizer, folder, dirs_exist_ok=True)
     else:
-        num_train = int(spool.num_sentences[splits == TRAIN].sum())
-        rate = min(1.0, SAMPLE_SENTENCES / num_train)
-        print(f"training {options.vocab_size} pieces on {min(num_train, SAMPLE_SENTENCES)} sentences", flush=True)
-        sample = sample_sentences(spool, splits, rate, options.seed)
+        print(f"training {options.vocab_size} pieces", flush=True)
+        sample = sample_sentences(spool, splits, options.seed)
         model = train_vocabulary(sample, options.vocab_size, options.model_type, options.character_coverage, options.byte_fallback)
         export_tokenizer(model, folder)
     work.finish("tokenizer", settings, {})
-
-
-def sample_sentences(spool: Spool, splits: np.ndarray, rate: float, seed: int) -> Iterator[str]:
-    """Each training sentence with probability `rate`, in order."""
-    generator = np.random.default_rng(seed)
-    for offset, documents in spool.blocks():
-        is_train = np.repeat(splits[documents] == TRAIN, spool.num_sentences[documents])
-        chosen = np.flatnonzero(is_train & (generator.random(len(is_train)) < rate))
-        if len(chosen):
-            sentences = spool.read(offset, documents)
-            for index in chosen:
-                yield sentences[index]
 
 
 def encode_splits(options: argparse.Namespace, spool: Spool, splits: np.ndarray) -> dict[str, Any]:

@@ -56,12 +56,17 @@ _SPACE = re.compile(r"\s+")
 
 @cache
 def make_splitter(name: str) -> Callable[[str], list[str]]:
-    """What splits a text whose lines are paragraphs, by its name: "rules" or "kiwi". A worker process calls this too."""
+    """What splits a text whose lines are paragraphs, by its name: "rules", "kiwi"; "lines", where each is a sentence already.
+
+    A worker process calls this too.
+    """
     if name == "rules":
         return split_sentences
     if name == "kiwi":
         return _make_kiwi()
-    raise UserError(f"--splitter: expected rules or kiwi, found {name!r}")
+    if name == "lines":
+        return _split_lines
+    raise UserError(f"--splitter: expected rules, kiwi or lines, found {name!r}")
 
 
 def _make_kiwi() -> Callable[[str], list[str]]:
@@ -80,6 +85,11 @@ def _make_kiwi() -> Callable[[str], list[str]]:
         return [piece for piece in pieces if _HAS_CONTENT.search(piece)]
 
     return split
+
+
+def _split_lines(text: str) -> list[str]:
+    lines = (_SPACE.sub(" ", line).strip() for line in text.splitlines())
+    return [line for line in lines if _HAS_CONTENT.search(line)]
 
 
 def split_sentences(text: str) -> list[str]:

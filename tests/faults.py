@@ -33,7 +33,7 @@ from trainer.journal import read_rows
 
 LAST, STAGE_CHANGE, EVALUATE, SAVE = 80, 30, 20, 8
 EXACT = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")
-HANG_SECONDS = 6
+HANG_SECONDS = 20
 
 
 class Failed(Exception):
@@ -103,7 +103,7 @@ def wait_for(started: Started, moment: str, rng: random.Random) -> str:
     """Sleep until the run is at that moment; says where it is."""
 
     def until(true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not true():
             if started.process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"the run ended or stood still before {moment}: {started.said()[-2000:]}")
@@ -167,7 +167,7 @@ def hung(root: Path, run: Path, rng: random.Random) -> str:
     process = started.processes()["ranks"][victim]
     kill([process], signal.SIGSTOP)
     try:
-        deadline = time.monotonic() + HANG_SECONDS + 30
+        deadline = time.monotonic() + HANG_SECONDS + 60
         while started.process.poll() is None and "error: no progress" not in started.said():
             if time.monotonic() > deadline:
                 raise Failed(f"rank {victim} hangs and nobody says so: {started.said()[-2000:]}")
@@ -276,6 +276,7 @@ FAULTS: list[tuple[str, Callable[[Path, Path, random.Random], str]]] = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial, to go on with what was begun elsewhere")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", type=Path, help="a JSON file for the counts")
     arguments = parser.parse_args()
@@ -288,7 +289,7 @@ def main() -> None:
     counts: Counter[str] = Counter()
     failures = []
     begin = time.monotonic()
-    for trial in range(arguments.trials):
+    for trial in range(arguments.first, arguments.first + arguments.trials):
         name, fault = FAULTS[trial % len(FAULTS)]
         run, rng = root / f"trial-{trial}", random.Random(1000 * arguments.seed + trial)
         where = ""
@@ -301,9 +302,10 @@ def main() -> None:
             shutil.rmtree(run)
         except Failed as failed:
             failures.append(f"trial {trial}, {name} ({where}): {failed}")
+            subprocess.run(["pkill", "-9", "-f", f"{run}( |$)"], check=False)  # what may still run of it
         verdict = "FAILED" if failures and failures[-1].startswith(f"trial {trial},") else "ok"
         counts[f"{name} {verdict}"] += 1
-        print(f"{trial + 1:3}/{arguments.trials}  {name:18}  {where:48}  {verdict}", flush=True)
+        print(f"{trial - arguments.first + 1:3}/{arguments.trials}  {name:18}  {where:48}  {verdict}", flush=True)
     print(f"{arguments.trials - len(failures)} of {arguments.trials} recovered exactly, {time.monotonic() - begin:.0f} s")
     if arguments.record:
         arguments.record.write_text(

@@ -23,7 +23,7 @@ from data_tools.findings import Findings
 from data_tools.page import render
 from data_tools.sentences import split_sentences
 from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
-from data_tools.vocabulary import load_processor
+from data_tools.vocabulary import check_export, load_processor
 
 SYLLABLES = "가나다라마바사아자차카타파하고노도로모보소오조초코토포호"
 
@@ -340,7 +340,7 @@ def test_finished_steps_are_reused(
     assert "the sentences stand there already" in capsys.readouterr().out
     with monkeypatch.context() as patch:
         patch.setattr(prepare_command, "train_vocabulary", None)
-        patch.setattr(prepare_command, "read_documents", None)
+        patch.setattr("data_tools.collecting.read_documents", None)
         run(*arguments, "--vocab-size", 200)
     assert "the tokenizer stands there already" in capsys.readouterr().out
     assert Corpus.open(tmp_path / "c").manifest == Corpus.open(corpus_dir).manifest
@@ -356,6 +356,25 @@ def test_a_dataset_folder_is_read_in_streaming_mode(tmp_path: Path) -> None:
     assert len(next(iter(Corpus.open(tmp_path / "hf").manifest["datasets_sha256"].values()))) == 64
     with pytest.raises(UserError, match=r"--input hf:.*nowhere"):
         run("--input", f"hf:{tmp_path / 'nowhere'}", "--output-dir", tmp_path / "d", "--workers", 1)
+
+
+def test_the_steps_one_by_one_make_the_same_corpus(corpus_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    def launch(*words: object) -> str:
+        done = subprocess.run([sys.executable, "-m", *map(str, words)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    launch("data_tools.steps", "sentences", "--input", text_file, "--output", tmp_path / "sentences.txt")
+    documents = (tmp_path / "sentences.txt").read_text().strip().split("\n\n")
+    assert [document.split("\n") for document in documents] == DOCUMENTS
+    launch(
+        "data_tools.steps", "tokenizer", "--input", text_file, "--vocab-size", 150, "--model-type", "bpe", "--output-dir", tmp_path / "t"
+    )
+    assert check_export(tmp_path / "t").vocab_size() == 150
+    lines = ("--input", tmp_path / "sentences.txt", "--splitter", "lines", "--tokenizer", corpus_dir / "tokenizer", "--workers", 1)
+    run(*lines, "--output-dir", tmp_path / "c")
+    outputs = [Corpus.open(folder).manifest["outputs"] for folder in (tmp_path / "c", corpus_dir)]
+    assert outputs[0] == outputs[1] and sorted(path.name for path in tmp_path.iterdir()) == ["c", "sentences.txt", "t"]
 
 
 def test_three_mpi_processes_make_the_same_bytes(corpus_dir: Path, text_file: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_paragraph_of_any_shape_takes_linear_time() -> None:
 
 def test_a_splitter_is_made_by_name() -> None:
     assert make_splitter("rules") is split_sentences and pickle.loads(pickle.dumps(make_splitter("rules"))) is split_sentences
-    with pytest.raises(UserError, match="expected rules or kiwi, found 'Kiwi'"):
+    with pytest.raises(UserError, match="expected rules, kiwi or lines, found 'Kiwi'"):
         make_splitter("Kiwi")
 
 

@@ -272,6 +272,21 @@ def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Pa
     assert done.returncode == 2 and "holds a run already" in done.stderr
 
 
+def test_a_hostfile_that_is_not_there_is_no_smaller_run(finished: Path, tmp_path: Path) -> None:
+    words = command(finished, "--output-dir", str(tmp_path / "run"))
+    for hostfile in ("nowhere", str(tmp_path / "hosts")):
+        (tmp_path / "hosts").write_text("# a lab\nlocalhost slots=1\n#other slots=8\n")
+        given = [hostfile if word == "hostfiles/localhost" else word for word in words]
+        if hostfile != "nowhere":
+            given[1:1] = ["--num_gpus", "1"]  # fewer on purpose
+        done = subprocess.run([*given, "--dry-run"], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
+        if hostfile == "nowhere":
+            assert done.returncode == 2 and done.stderr.count("error: --hostfile nowhere: no such file") == 1, done.stderr
+        else:
+            assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_plan_is_printed_and_nothing_is_written(finished: Path, tmp_path: Path) -> None:
     done = launch(finished, "--dry-run", "--output-dir", str(tmp_path / "new"), ranks=1)
     assert done.returncode == 0 and "40,960 tokens" in done.stdout and "state/rank" in done.stdout

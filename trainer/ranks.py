@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from data_tools.errors import RunError, UserError
+from trainer.launcher import launcher_processes
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal = 0
-        self._launchers = _launchers()
+        self._launchers = launcher_processes()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
@@ -59,21 +59,9 @@ class StopRequest:
     @property
     def signal(self) -> int:
         """The signal to end by; 0 for none."""
-        if not self._signal and self._launchers != _launchers():
+        if not self._signal and self._launchers != launcher_processes():
             return signal.SIGTERM
         return self._signal
-
-
-def _launchers() -> tuple[int, ...]:
-    """Process numbers of DeepSpeed's launcher (launch.py, our parent) and of what started that; none without a launcher."""
-    try:
-        parent = os.getppid()
-        if b"deepspeed.launcher.launch" not in Path(f"/proc/{parent}/cmdline").read_bytes():
-            return ()
-        status = Path(f"/proc/{parent}/stat").read_text()
-        return parent, int(status.rpartition(")")[2].split()[1])
-    except OSError:  # not Linux, or the parent ended just now
-        return ()
 
 
 @dataclass

@@ -39,6 +39,7 @@ from trainer.engine import DeepSpeedConfig, StageEngine
 from trainer.export import export
 from trainer.flops import Shape, peak_flops, stage_flops_per_token
 from trainer.journal import Journal, perplexity, read_rows
+from trainer.launcher import check_hostfile
 from trainer.masking import dropout_seed
 from trainer.memory import keep_freed_memory
 from trainer.mlm import MaskedLanguageModel, build_model
@@ -61,6 +62,7 @@ def main() -> None:
     set_environment()
     engines.start()
     ranks = Ranks.current()
+    check_hostfile(ranks.world_size)
     run = open_run(recipe, config, ranks)
     if arguments.dry_run:
         run.journal_plan(ranks)

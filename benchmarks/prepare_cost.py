@@ -1,0 +1,81 @@
+"""What data_tools.prepare costs: seconds of each step, rate after tokenizer training, peak memory of parent and workers together.
+
+    python benchmarks/prepare_cost.py --repeat 1 8 -- --input TEXT --vocab-size 32000 [any flag of prepare]
+
+--repeat N: the input decompressed N times over into one file (with --keep-duplicates, or little is left of it).
+"""
+
+import argparse
+import contextlib
+import json
+import lzma
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+
+def memory_of(process: psutil.Process) -> int:
+    """Bytes of a process and its children, pages that they share counted once (PSS)."""
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            total += one.memory_full_info().pss
+    return total
+
+
+def measure(words: list[str], folder: Path) -> dict[str, float]:
+    """Run prepare and watch it."""
+    begin, peak, cpu = time.perf_counter(), 0, 0.0
+    process = psutil.Popen([sys.executable, "-m", "data_tools.prepare", *words, "--output-dir", str(folder)], stdout=subprocess.DEVNULL)
+    ends: dict[str, float] = {}
+    while process.poll() is None:
+        for name in ("sentences", "tokenizer"):
+            if name not in ends and (folder / ".work" / f"{name}.json").exists():
+                ends[name] = time.perf_counter()
+        peak = max(peak, memory_of(process))
+        times = [one.cpu_times() for one in [process, *process.children(recursive=True)] if one.is_running()]
+        cpu = max(cpu, sum(t.user + t.system for t in times))
+        time.sleep(0.1)
+    assert process.returncode == 0
+    end = time.perf_counter()
+    seconds = {
+        "sentences": ends["sentences"] - begin,
+        "tokenizer": ends["tokenizer"] - ends["sentences"],
+        "tokens": end - ends["tokenizer"],
+    }
+    return {"peak_megabytes": peak / 1e6, "cpu_seconds": cpu, **{f"{name}_seconds": value for name, value in seconds.items()}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repeat", type=int, nargs="+", default=[1])
+    parser.add_argument("prepare", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    words = arguments.prepare[1:]
+    place = words.index("--input") + 1
+    opener = lzma.open if words[place].endswith(".xz") else open
+    with tempfile.TemporaryDirectory(dir="runs") as name:
+        for count in arguments.repeat:
+            text = Path(name) / "text.txt"
+            with open(text, "wb") as out:
+                for _ in range(count):
+                    with opener(words[place], "rb") as source:
+                        shutil.copyfileobj(source, out)
+                    out.write(b"\n\n")
+            megabytes = text.stat().st_size / 1e6
+            row = measure([*words[:place], str(text), *words[place + 1 :]], Path(name) / f"corpus-{count}")
+            rate = megabytes / (row["sentences_seconds"] + row["tokens_seconds"])
+            print(
+                json.dumps(
+                    {"megabytes": round(megabytes), "megabytes_per_second": round(rate, 1)} | {k: round(v, 1) for k, v in row.items()}
+                )
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The flags that the commands of data_tools share."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from data_tools.errors import UserError
+from data_tools.filters import SCRIPTS
+
+DEFAULT_VOCAB_SIZE = 32_000
+_LEAST = {"vocab_size": 10, "valid_sentences": 0, "test_sentences": 0, "max_train_sentences": 1, "workers": 1, "min_characters": 1,
+          "max_characters": 1}  # fmt: skip
+
+
+def new_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m data_tools.{command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """--input, --workers and --seed."""
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="files or directories, the format is told from the content; or hf:DATASET[:CONFIG], read through `datasets`",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (default: one a core); the output does not depend on it"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def add_sentences(parser: argparse.ArgumentParser) -> None:
+    """How text becomes sentences, and which are left out."""
+    group = parser.add_argument_group("sentences")
+    group.add_argument(
+        "--splitter",
+        choices=("rules", "kiwi", "lines"),
+        default="rules",
+        help="kiwi: slow, needs the extra xpt[kiwi]; lines: each line is a sentence already",
+    )
+    group.add_argument("--min-characters", type=int, default=2, help="shorter sentences are left out (default 2)")
+    group.add_argument("--max-characters", type=int, default=4000, help="longer sentences are left out (default 4000)")
+    group.add_argument("--script", choices=sorted(SCRIPTS), help="sentences with less than half of their letters in it are left out")
+    group.add_argument("--keep-duplicates", action="store_true", help="default: of equal sentences the first is kept")
+    help_text = "KLUE JSON or text whose sentences are left out: evaluation data"
+    group.add_argument("--exclude", nargs="+", type=Path, default=[], metavar="FILE", help=help_text)
+
+
+def add_vocabulary(parser: argparse.ArgumentParser) -> Any:
+    """How a tokenizer is trained. Returns the group."""
+    group = parser.add_argument_group("vocabulary")
+    group.add_argument("--vocab-size", type=int, help=f"pieces, the 5 special tokens included (default {DEFAULT_VOCAB_SIZE})")
+    group.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram")
+    group.add_argument("--character-coverage", type=float, default=0.9995, help="share of the characters that get a piece")
+    group.add_argument("--byte-fallback", action="store_true", help="the other characters become UTF-8 bytes, not <unk>")
+    return group
+
+
+def check_numbers(options: argparse.Namespace) -> None:
+    """Raises UserError for a number out of range."""
+    for name, least in _LEAST.items():
+        value = getattr(options, name, None)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
+    if not 0.98 <= getattr(options, "character_coverage", 1) <= 1:
+        raise UserError(f"--character-coverage {options.character_coverage}: expected 0.98 to 1.")

@@ -1,0 +1,85 @@
+"""The steps of data_tools.prepare as commands of their own, for those who want to see or change what goes between them.
+
+python -m data_tools.steps sentences --input dump.xml.bz2 --output sentences.txt        one a line, a blank line between documents
+python -m data_tools.steps tokenizer --input sentences.txt --splitter lines --vocab-size 32000 --output-dir tokenizer
+python -m data_tools.prepare --input sentences.txt --splitter lines --tokenizer tokenizer --output-dir corpus
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences
+from data_tools.errors import UserError, run_command
+from data_tools.options import DEFAULT_VOCAB_SIZE, add_input, add_sentences, add_vocabulary, check_numbers, new_parser
+from data_tools.splits import TRAIN
+from data_tools.spool import Spool
+from data_tools.vocabulary import export_tokenizer, train_vocabulary
+from data_tools.work import Work
+from data_tools.workers import mpi_workers
+
+
+def collect(options: argparse.Namespace, folder: Path) -> Spool:
+    """The sentences of the inputs, in a temporary folder. Raises UserError when there are none."""
+    inputs = list_inputs(options.input)
+    spool, facts = spool_sentences(options, describe_sentences(options, inputs), inputs, Work(folder))
+    if not spool.kept.any():
+        raise UserError(f"--input {' '.join(options.input)}: expected text, found no sentence in {len(inputs)} file(s).")
+    print("sentences " + ", ".join(f"{reason} {count}" for reason, count in facts["sentences"].items()), flush=True)
+    return spool
+
+
+def write_sentences(options: argparse.Namespace) -> None:
+    """`sentences`: text that prepare reads again with --splitter lines."""
+    with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".work-") as folder:
+        spool = collect(options, Path(folder))
+        aside = options.output.with_name(options.output.name + ".partial")
+        with open(aside, "w", encoding="utf-8") as output:
+            for offset, documents in spool.blocks():
+                sentences = iter(spool.read(offset, documents))
+                for count in spool.num_sentences[documents].tolist():
+                    if count:
+                        output.writelines(f"{next(sentences)}\n" for _ in range(count))
+                        output.write("\n")
+        os.replace(aside, options.output)
+    print(options.output)
+
+
+def write_tokenizer(options: argparse.Namespace) -> None:
+    """`tokenizer`: a folder for prepare's --tokenizer, trained on a random sample of all sentences."""
+    if options.output_dir.exists() and any(options.output_dir.iterdir()):
+        raise UserError(f"--output-dir {options.output_dir}: expected a new or empty folder; give another.")
+    options.output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.output_dir.parent, prefix=".work-") as folder:
+        spool = collect(options, Path(folder))
+        sample = sample_sentences(spool, np.full(len(spool.num_sentences), TRAIN, np.uint8), options.seed)
+        size = options.vocab_size or DEFAULT_VOCAB_SIZE
+        model = train_vocabulary(sample, size, options.model_type, options.character_coverage, options.byte_fallback)
+    export_tokenizer(model, options.output_dir)
+    print(options.output_dir)
+
+
+def main() -> None:
+    """The command."""
+    parser = new_parser("steps", __doc__)
+    steps = parser.add_subparsers(dest="step", required=True)
+    sentences = steps.add_parser("sentences", help="inputs -> sentences, a line each")
+    sentences.add_argument("--output", type=Path, required=True, metavar="FILE")
+    tokenizer = steps.add_parser("tokenizer", help="inputs -> a tokenizer folder")
+    tokenizer.add_argument("--output-dir", type=Path, required=True, metavar="DIR")
+    for step in (sentences, tokenizer):
+        add_input(step)
+        add_sentences(step)
+    add_vocabulary(tokenizer)
+    with mpi_workers() as is_first:
+        if is_first:
+            options = parser.parse_args()
+            check_numbers(options)
+            (write_sentences if options.step == "sentences" else write_tokenizer)(options)
+
+
+if __name__ == "__main__":
+    run_command(main)
