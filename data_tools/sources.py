@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 from xml.etree import ElementTree
 
 from data_tools.errors import UserError
+from data_tools.wikitext import DEFAULT_NAMESPACES, Namespaces
 
 HEAD_BYTES = 65536
 # A plain text without blank lines would be one document of any size; what is longer than this is taken as several.
@@ -36,6 +37,7 @@ class Document(NamedTuple):
     text: str  # paragraphs, one a line; or MediaWiki markup
     is_wikitext: bool
     position: int
+    namespaces: Namespaces = DEFAULT_NAMESPACES  # of the dump that the markup is from
 
 
 def list_files(paths: list[Path]) -> list[Path]:
@@ -67,8 +69,8 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
         try:
             stream = open_decompressed(raw)
             head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
-            for title, text, is_wikitext in _parse(stream, head, path):
-                yield Document(title, text, is_wikitext, start + raw.tell())
+            for document in _parse(stream, head, path):
+                yield document._replace(position=start + raw.tell())
         except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(
                 f"{path}: expected a whole compressed file, found it cut short or damaged ({error}); fetch it again."
@@ -97,8 +99,8 @@ def open_decompressed(raw: BinaryIO) -> io.BufferedReader:
     return io.BufferedReader(stream, buffer_size=HEAD_BYTES)
 
 
-def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[tuple[str, str, bool]]:
-    """(title, text, whether it is wikitext) of each document, by the format that `head`, the file's beginning, shows."""
+def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Document]:
+    """The documents, their positions not yet known, by the format that `head`, the file's beginning, shows."""
     utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if utf16 else "utf-8-sig"
     start = codecs.getincrementaldecoder(encoding)("replace").decode(head)
@@ -117,22 +119,28 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[tuple
     return _parse_plain(lines)
 
 
-def _parse_mediawiki(stream: BinaryIO) -> Iterator[tuple[str, str, bool]]:
-    """Articles (namespace 0) that are not redirects."""
+def _parse_mediawiki(stream: BinaryIO) -> Iterator[Document]:
+    """Articles (namespace 0) that are not redirects, in their last revision."""
     pages = ElementTree.iterparse(stream, events=("start", "end"))
     _, root = next(pages)
+    namespaces = DEFAULT_NAMESPACES
     for event, element in pages:
-        if event == "start" or element.tag.rpartition("}")[2] != "page":
+        if event == "start":
             continue
-        namespace = element.findtext("{*}ns", "0")
-        text = element.findtext("{*}revision/{*}text") or ""
-        title = element.findtext("{*}title") or ""
-        if namespace.strip() == "0" and element.find("{*}redirect") is None and not _REDIRECT.match(text):
-            yield title, text, True
-        root.clear()  # or the whole dump stays in memory
+        name = element.tag.rpartition("}")[2]
+        if name == "siteinfo":
+            found = element.iterfind("{*}namespaces/{*}namespace")
+            namespaces = Namespaces.of_dump([(each.get("key", ""), each.text or "") for each in found])
+        elif name == "page":
+            is_article = element.findtext("{*}ns", "0").strip() == "0" and element.find("{*}redirect") is None
+            texts = [revision.findtext("{*}text") for revision in element.iterfind("{*}revision")] if is_article else []
+            text = (texts or [""])[-1] or ""
+            if is_article and not _REDIRECT.match(text):
+                yield Document(element.findtext("{*}title") or "", text, True, 0, namespaces)
+            root.clear()  # or the whole dump stays in memory
 
 
-def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[tuple[str, str, bool]]:
+def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[Document]:
     """WikiExtractor: `<doc id= url= title=>`, the title again, the article, `</doc>`; <, > and & are escaped."""
     paragraphs: list[str] | None = None
     title = ""
@@ -148,7 +156,7 @@ def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[tuple[str, str, b
         elif line.strip() == "</doc>":
             if paragraphs and html.unescape(paragraphs[0]).strip() == title.strip():
                 paragraphs = paragraphs[1:]
-            yield title, html.unescape("\n".join(paragraphs)), False
+            yield Document(title, html.unescape("\n".join(paragraphs)), False, 0)
             paragraphs = None
         else:
             paragraphs.append(line)
@@ -156,7 +164,7 @@ def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[tuple[str, str, b
         raise UserError(f'{path}: expected "</doc>" at the end, found none in {title!r}: the file is cut short; extract it again.')
 
 
-def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[tuple[str, str, bool]]:
+def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[Document]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -168,19 +176,19 @@ def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[tuple[str, str, boo
         if not isinstance(text, str):
             raise UserError(f'{path}, line {number}: expected an object with a string "text", found {line[:60]!r}; mend the line.')
         is_wikiextractor = {"id", "url", "title"} <= article.keys()  # which escapes <, > and &
-        yield str(article.get("title", "")), html.unescape(text) if is_wikiextractor else text, False
+        yield Document(str(article.get("title", "")), html.unescape(text) if is_wikiextractor else text, False, 0)
 
 
-def _parse_plain(lines: TextIO) -> Iterator[tuple[str, str, bool]]:
+def _parse_plain(lines: TextIO) -> Iterator[Document]:
     paragraphs: list[str] = []
     for line in lines:
         if line.strip():
             paragraphs.append(line.rstrip("\n"))
         if paragraphs and (not line.strip() or len(paragraphs) == MAX_PARAGRAPHS):
-            yield "", "\n".join(paragraphs), False
+            yield Document("", "\n".join(paragraphs), False, 0)
             paragraphs = []
     if paragraphs:
-        yield "", "\n".join(paragraphs), False
+        yield Document("", "\n".join(paragraphs), False, 0)
 
 
 def relative_name(file: Path, paths: list[Path]) -> str:

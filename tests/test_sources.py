@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_tools.errors import UserError
+from data_tools.filters import SentenceFilter
 from data_tools.sources import Document, list_files, read_documents
 from data_tools.spool import split_documents
 from data_tools.wikitext import to_paragraphs
@@ -34,9 +35,9 @@ WIKIEXTRACTOR = """<doc id="1" url="https://ko.wikipedia.org/wiki?curid=1" title
 """
 
 
-def dump(*pages: str, version: str = "0.11") -> str:
+def dump(*pages: str, version: str = "0.11", siteinfo: str = "<siteinfo/>") -> str:
     namespace = f"http://www.mediawiki.org/xml/export-{version}/"
-    return f'<mediawiki xmlns="{namespace}" version="{version}" xml:lang="ko">\n<siteinfo/>\n{"".join(pages)}</mediawiki>\n'
+    return f'<mediawiki xmlns="{namespace}" version="{version}" xml:lang="ko">\n{siteinfo}\n{"".join(pages)}</mediawiki>\n'
 
 
 def page(title: str, text: str, namespace: int = 0, extra: str = "") -> str:
@@ -50,8 +51,9 @@ def page(title: str, text: str, namespace: int = 0, extra: str = "") -> str:
 DUMP = dump(
     page("가", "'''첫''' [[문서]]이다.\n\n둘째 문단."),
     page("토론:가", "토론", namespace=1),
-    page("옛 이름", "#넘겨주기 [[가]]", extra='<redirect title="가"/>'),
+    page("옛 이름", "#REDIRECTION [[가]]", extra='<redirect title="가"/>'),
     page("옛 이름 2", "#REDIRECT [[가]]"),
+    page("옛 이름 3", "#넘겨주기 [[가]]"),
     page("나", "== 머리 ==\n다음 문서.{{틀}}"),
 )
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
@@ -64,7 +66,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def paragraphs(document: Document) -> list[str]:
-    text = to_paragraphs(document.text) if document.is_wikitext else document.text
+    text = to_paragraphs(document.text, document.namespaces) if document.is_wikitext else document.text
     return [line for line in text.split("\n") if line.strip()]
 
 
@@ -93,6 +95,29 @@ def test_wikiextractor_entities_and_titles(tmp_path: Path) -> None:
     assert document.title == "가 & 나" and paragraphs(document) == ["3 < 5 & 나."]
 
 
+SITEINFO = """<siteinfo><sitename>지어낸 백과</sitename><namespaces><namespace key="-2">미디어</namespace><namespace key="0" />
+<namespace key="1">토론</namespace><namespace key="6" case="first-letter">두루마리</namespace><namespace key="14">갈래</namespace>
+<namespace key="odd">이상한</namespace></namespaces></siteinfo>"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("version", ["0.10", "0.11"])
+def test_a_dump_of_either_version_brings_its_namespaces(tmp_path: Path, version: str, encoding: str) -> None:
+    old = "<revision><id>1</id><text>옛 글.</text></revision>"
+    # 0.11 says of each revision where it came from and how long it is, and lists further parts of it beside the text.
+    new = "<origin>2</origin>" if version == "0.11" else ""
+    text = page("가", "가[[두루마리:a.jpg|섬네일|[[나]]]][[갈래:다]][[File:b.jpg]] [[토론:라|마]].", extra=old).replace(
+        "<id>2</id>", f"<id>2</id>{new}"
+    )
+    hidden = '<page><title>지운 것</title><ns>0</ns><id>3</id><revision><id>4</id><text deleted="deleted" /></revision></page>'
+    xml = f'<?xml version="1.0" encoding="{encoding}"?>\n' + dump(text, hidden, version=version, siteinfo=SITEINFO)
+    (tmp_path / "dump").write_bytes(bz2.compress(xml.encode(encoding)[:300]) + bz2.compress(xml.encode(encoding)[300:]))
+    assert [(document.title, paragraphs(document)) for document in read_documents(tmp_path / "dump")] == [
+        ("가", ["가 마."]),
+        ("지운 것", []),
+    ]
+
+
 def test_clean_pages_leave_prose_only() -> None:
     markup = """{{정보상자|이름={{한국어|가}}}}[[파일:a.jpg|섬네일|[[나]]의 사진]]
 '''가람'''({{llang|en|River}}, [[한자]]: 江, )은 [[강 (지형)|강]]이다.<ref name="a">출처 {{웹 인용}}</ref><!-- 주석 -->
@@ -119,12 +144,12 @@ def test_clean_pages_leave_prose_only() -> None:
 
 
 def test_a_page_that_cannot_be_parsed_is_named_and_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: str) -> str:
+    def fail(*_: object) -> str:
         raise RecursionError
 
     good = Document("좋음", "글이다.", False, 1)
     monkeypatch.setattr("data_tools.wikitext.to_paragraphs", fail)
-    result = split_documents([Document("나쁨", "{{", True, 0), good, Document("빔", "...", False, 2)])
+    result = split_documents([Document("나쁨", "{{", True, 0), good, Document("빔", "...", False, 2)], "rules", SentenceFilter())
     assert result.failed == ["나쁨"] and result.num_without_sentences == 1 and result.text.decode() == "글이다.\n"
 
 
