@@ -6,14 +6,16 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AutoModel,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
@@ -28,9 +30,10 @@ from trainer import finetune
 from trainer.classifier import length_limit, load_classifier, new_classifier, padded_batch, predict_probabilities, quiet_transformers
 from trainer.comparison import compare, named_models
 from trainer.evaluation import evaluate
-from trainer.finetune import Settings, epoch_batches, learning_rate, train
+from trainer.finetune import Settings, epoch_batches, learning_rate, split_hold_out, train
 from trainer.journal import read_rows
-from trainer.relations import LABELS, NO_RELATION
+from trainer.markers import EncodedRelations
+from trainer.relations import LABELS, NO_RELATION, read_relations
 from trainer.scores import score_relations
 
 REPOSITORY = Path(__file__).parent.parent
@@ -225,6 +228,86 @@ def test_finished_run_is_left_alone_and_other_settings_are_refused(work, trained
         train(settings(work, work / "seed"))
 
 
+def test_hold_out_takes_whole_sentences_and_always_the_same(work):
+    rows = read_relations(work / "train.json")
+    kept, held = split_hold_out(rows, 0.3)
+    sentences = {row.sentence for row in rows}
+    assert len(sentences) < len(rows) == len(kept) + len(held)  # some stand there twice
+    assert not {row.sentence for row in kept} & {row.sentence for row in held}
+    assert len({row.sentence for row in held}) == round(0.3 * len(sentences))
+    assert split_hold_out(rows[::-1], 0.3) == (kept[::-1], held[::-1])
+    assert split_hold_out(rows[:40] + rows[:40], 0.3)[1] == split_hold_out(rows[:40], 0.3)[1] * 2  # copies change nothing
+
+
+@pytest.mark.parametrize("killed_at", [None, 23, 33])  # an epoch has 10 steps
+def test_best_epoch_on_the_hold_out_is_kept(work, tmp_path, monkeypatch, killed_at):
+    """The second of four epochs scores best there, the third on the evaluation file, which must not matter."""
+    score, update, weights, trained_on, calls = finetune._score, finetune._update, [], [], 0
+    num_held = len(split_hold_out(read_relations(work / "train.json"), 0.25)[1])
+
+    def scripted_score(classifier, data):
+        held = len(data.rows) == num_held
+        if held:
+            weights.append({name: p.detach().clone() for name, p in classifier.model.named_parameters()})
+        return score(classifier, data) | {"micro_f1": (50.0, 90.0, 90.0, 70.0)[len(weights) - 1] if held else 95.0 * (len(weights) == 3)}
+
+    def dying_update(classifier, optimizer, rate, inputs, labels):
+        nonlocal calls
+        calls += 1
+        if killed_at and calls == killed_at + 1:
+            raise KeyboardInterrupt
+        trained_on.append(len(labels))
+        return update(classifier, optimizer, rate, inputs, labels)
+
+    monkeypatch.setattr(finetune, "_score", scripted_score)
+    monkeypatch.setattr(finetune, "_update", dying_update)
+    run = settings(work, tmp_path / "D", hold_out=0.25)
+    if killed_at:
+        with pytest.raises(KeyboardInterrupt):
+            train(run)
+        kept = {f"step-{step}" for step in {20, killed_at // 10 * 10}}
+        assert {path.name for path in (tmp_path / "D" / "checkpoints").iterdir()} == kept
+    train(run)
+    assert len(weights) == 4 and sum(trained_on[:10]) == 96 - num_held
+    saved = load_file(tmp_path / "D" / "model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in weights[1].items())
+    assert not all(torch.equal(saved[name], value) for name, value in weights[2].items())
+    monkeypatch.setattr(finetune, "_score", score)
+    report = json.loads((tmp_path / "D" / "report.json").read_text(encoding="utf-8"))
+    chosen = {"selection": f"best of 4 epochs on a hold-out of {num_held} rows", "epoch": 2, "hold_out_micro_f1": 90.0}
+    again = evaluate(str(tmp_path / "D"), work / "dev.jsonl")
+    assert {key: report[key] for key in chosen} == {key: again[key] for key in chosen} == chosen
+    assert report["auprc"] == again["auprc"] and report["num_cut"] == again["num_cut"]
+    assert json.loads((tmp_path / "D" / "settings.json").read_text(encoding="utf-8"))["selection"] == chosen["selection"]
+    rows = read_rows(tmp_path / "D" / "metrics.jsonl")
+    assert [row["hold_out_micro_f1"] for row in rows if "hold_out_micro_f1" in row] == [50, 90, 90, 70]
+
+
+def test_run_of_before_there_were_heads_and_hold_outs_goes_on(work, trained, tmp_path, capsys):
+    old = copied(trained, tmp_path / "D")
+    fields = json.loads((old / "settings.json").read_text(encoding="utf-8"))
+    assert fields.pop("selection") == "last epoch" and fields.pop("head") == "cls" and fields.pop("hold_out") is None
+    (old / "settings.json").write_text(json.dumps(fields), encoding="utf-8")
+    train(settings(work, old))
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"others \(head: cls there, entities now; hold_out: None there, 0\.1 now\)"):
+        train(settings(work, old, head="entities", hold_out=0.1))
+
+
+def test_head_on_the_entities_learns_and_lies_beside_a_plain_base_model(work, tmp_path):
+    train(settings(work, tmp_path / "D", head="entities", input_format="none"))
+    report = json.loads((tmp_path / "D" / "report.json").read_text(encoding="utf-8"))
+    assert report["micro_f1"] > 95 and report["head"] == "entities" and report["selection"] == "last epoch" and report["epoch"] == 4
+    again = evaluate(str(tmp_path / "D"), work / "dev.jsonl")
+    assert again == report
+    base, loading = AutoModel.from_pretrained(tmp_path / "D", output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert base.config.klue_re["head"] == "entities" and base.config.architectures == ["BertModel"]
+    save_file({"dense.weight": torch.zeros(2, 2)}, tmp_path / "D" / "entity_head.safetensors")
+    with pytest.raises(UserError, match=r"expected entity_head\.safetensors beside the model, with a head of its width, found: "):
+        load_classifier(str(tmp_path / "D"))
+
+
 def test_batches_cover_every_row_once_and_group_lengths():
     lengths = np.random.default_rng(0).integers(5, 200, 1000).tolist()
     first, second, other = (epoch_batches(lengths, 32, 0, 0), epoch_batches(lengths, 32, 0, 1), epoch_batches(lengths, 32, 1, 0))
@@ -245,15 +328,15 @@ def test_learning_rate_by_hand():
 
 def test_padding_and_row_order_do_not_change_a_probability(work, trained):
     classifier = load_classifier(str(trained))
-    rows = [[2, 5, 8, 3], [2, 6, 9, 11, 12, 17, 3], [2, 3]]
-    inputs = padded_batch(classifier, rows)
+    data = EncodedRelations([[2, 5, 8, 3], [2, 6, 9, 11, 12, 17, 3], [2, 3]], [(0, 1)] * 3, 0)
+    inputs = padded_batch(classifier, data, [0, 1, 2])
     assert (
         inputs["input_ids"].shape == (3, 8)
         and inputs["attention_mask"].sum(1).tolist() == [4, 7, 2]
         and inputs["input_ids"][0, 4:].sum() == 0
     )
-    together = predict_probabilities(classifier, rows)
-    alone = np.concatenate([predict_probabilities(classifier, [row]) for row in rows])
+    together = predict_probabilities(classifier, data)
+    alone = np.concatenate([predict_probabilities(classifier, EncodedRelations([ids], [(0, 1)], 0)) for ids in data.input_ids])
     assert np.allclose(together, alone, atol=0.02)  # bf16
 
 
@@ -295,56 +378,163 @@ def test_labels_in_another_order_are_read_by_name(work, trained, tmp_path):
     assert evaluate(str(tmp_path), work / "dev.jsonl")["per_label"] == expected["per_label"]
 
 
-def copied(source: Path, target: Path, *without: str) -> str:
+def copied(source: Path, target: Path, *without: str) -> Path:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*without, "tensorboard"))
-    return str(target)
+    return target
 
 
-def test_unusable_models(work, trained, tmp_path):
-    dev = work / "dev.jsonl"
-
-    def refusal(model: str) -> str:
-        with pytest.raises(UserError) as error:
-            evaluate(model, dev, tmp_path / "R.json")
-        assert not (tmp_path / "R.json").exists() and f"--model {model}" in str(error.value)
-        return str(error.value)
-
-    assert "expected a tokenizer" in refusal(copied(trained, tmp_path / "a", "tokenizer*"))
-    assert "found 2 labels, among them LABEL_0" in refusal(str(work / "seed"))  # not fine-tuned
-    assert "safetensors" in refusal(copied(trained, tmp_path / "b", "model.safetensors"))
-    assert "config.json" in refusal(copied(trained, tmp_path / "c", "config.json"))
-    assert "no such folder" in refusal(str(tmp_path / "nothing"))
-    plain = copied(trained, tmp_path / "d", "tokenizer*")
-    AutoTokenizer.from_pretrained(work / "seed").save_pretrained(plain)
-    assert "markers of the format 'untyped'" in refusal(plain)
-    (Path(copied(trained, tmp_path / "e")) / "tokenizer.json").write_text("{", encoding="utf-8")
-    assert "tokenizer" in refusal(str(tmp_path / "e"))
-    (Path(copied(trained, tmp_path / "f")) / "model.safetensors").write_bytes(b"short")
-    assert "loads from safetensors" in refusal(str(tmp_path / "f"))
-    torch.manual_seed(0)
-    other = BertForSequenceClassification(tiny_config(22, num_labels=30))  # thirty labels, but of something else
-    other.save_pretrained(tmp_path / "g")
-    assert "found 30 labels, among them LABEL_0" in refusal(str(tmp_path / "g"))
-    with pytest.raises(UserError, match="expected a tokenizer"):
-        train(settings(work, tmp_path / "D", model=str(tmp_path / "a")))
-    assert not (tmp_path / "D").exists()  # the corrected command may use it
+Making = Callable[[Path, Path], object]
+"""Makes what is bad, given the place it belongs at and the model folder to start from."""
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"epochs": 0}, "--epochs"),
-        ({"batch_size": -1}, "--batch-size"),
-        ({"learning_rate": float("nan")}, "--learning-rate"),
-        ({"seed": -1}, "--seed"),
-        ({"input_format": "bold"}, "--input-format"),
-        ({"max_length": 4}, "--max-length"),
-    ],
-)
-def test_unusable_settings(work, tmp_path, change, words):
-    with pytest.raises(UserError, match=words):
-        train(settings(work, tmp_path / "D", **change))
-    assert not (tmp_path / "D").exists()
+def nothing(at: Path, model: Path) -> None:
+    """What the flag names is not there."""
+
+
+def folder(at: Path, model: Path) -> None:
+    at.mkdir()
+
+
+def content(data: bytes) -> Making:
+    return lambda at, model: at.write_bytes(data)
+
+
+def row(field: str, value: object) -> Making:
+    """Three rows, the second with another value."""
+
+    def make(at: Path, model: Path) -> None:
+        rows = invented_rows(3, 0)
+        *parent, key = field.split(".")
+        (rows[1][parent[0]] if parent else rows[1])[key] = value
+        at.write_text(json.dumps(rows), encoding="utf-8")
+
+    return make
+
+
+def marker(at: Path, model: Path) -> None:
+    row("sentence", invented_rows(3, 0)[1]["sentence"] + " </obj>")(at, model)
+
+
+def model_with(name: str, data: bytes) -> Making:
+    return lambda at, model: (copied(model, at) / name).write_bytes(data)
+
+
+def model_without(pattern: str) -> Making:
+    return lambda at, model: copied(model, at, pattern)
+
+
+def configured(**fields: object) -> Making:
+    def make(at: Path, model: Path) -> None:
+        path = copied(model, at) / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
+
+    return make
+
+
+def unpadded(at: Path, model: Path) -> None:
+    configured(pad_token_id=None)(at, model)
+    path = at / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({key: value for key, value in fields.items() if key != "pad_token"}), encoding="utf-8")
+
+
+def unmarked(at: Path, model: Path) -> None:
+    AutoTokenizer.from_pretrained(model.parent / "seed").save_pretrained(copied(model, at))
+
+
+def headless(at: Path, model: Path) -> None:
+    tensors = load_file(copied(model, at) / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
+    save_file(kept, at / "model.safetensors", {"format": "pt"})
+
+
+# (command, flag and value, how the bad thing is made, what the message says); {bad} is the place of the bad thing.
+BAD_INPUT: list[tuple[str, Making, tuple[str, ...]]] = [
+    ("train --train-file {bad}", nothing, ("{bad}: no such file", "expected KLUE-RE rows")),
+    ("train --train-file {bad}", folder, ("{bad}: expected a KLUE-RE file, found a folder", "name the file")),
+    ("train --train-file {bad}", content(b""), ("{bad}: the file is empty", "expected KLUE-RE rows")),
+    ("train --train-file {bad}", content(b"[]"), ("{bad}: expected KLUE-RE rows, found none", "give a JSON array")),
+    ("train --train-file {bad}", content(b"guid,label"), ("{bad}: not JSON", "found: line 1", "give KLUE's JSON")),
+    ("train --train-file {bad}", content(b"[{}"), ("{bad}: expected a JSON array", "found text that is not JSON", "repair")),
+    ("train --train-file {bad}", content(b"\xff"), ("{bad}: expected UTF-8", "found byte 0xff at 0", "convert")),
+    ("train --train-file {bad}", content(b"[3]"), ("{bad}: 1 problem", "row 1: expected an object", "found 3", "Correct")),
+    ("train --train-file {bad}", row("label", "x"), ("{bad}", "row 2 (guid g1), label: expected one of", 'found "x"', "Correct")),
+    ("train --train-file {bad}", row("sentence", ""), ("row 2 (guid g1), sentence: expected text", 'found ""', "Correct")),
+    ("train --train-file {bad}", row("sentence", "\ud800"), ("sentence: expected valid Unicode", "found a lone surrogate", "Correct")),
+    ("train --train-file {bad}", row("subject_entity", []), ("subject_entity: expected an object with word", "found []", "Correct")),
+    ("train --train-file {bad}", row("subject_entity.type", "CITY"), ("type: expected one of PER", 'found "CITY"', "Correct")),
+    ("train --train-file {bad}", row("subject_entity.word", "가"), ("expected the word", "end inclusive", "found", "Correct")),
+    ("train --train-file {bad}", row("object_entity.end_idx", 999), ("expected 0 <= start_idx", "-999", "Correct")),
+    ("train --train-file {bad}", row("object_entity.end_idx", "2"), ("end_idx: expected a whole number", 'found "2"', "Correct")),
+    ("train --train-file {bad}", marker, ("row 2 (guid g1), sentence: expected no entity marker", "found '</obj>'", "take it out")),
+    ("train --eval-file {bad}", nothing, ("{bad}: no such file", "expected KLUE-RE rows")),
+    ("train --epochs 0", nothing, ("--epochs: expected at least 1, found 0; give",)),
+    ("train --batch-size -1", nothing, ("--batch-size: expected at least 1, found -1; give",)),
+    ("train --learning-rate nan", nothing, ("--learning-rate: expected a number above 0, found nan; give",)),
+    ("train --seed -1", nothing, ("--seed: expected 0 to", "found -1; give")),
+    ("train --max-length 7", nothing, ("--max-length: expected at least 8, found 7", "two marked entities")),
+    ("train --hold-out 1.5", nothing, ("--hold-out: expected a share", "found 1.5; give one such as 0.1")),
+    ("train --hold-out 0.0001", nothing, ("--hold-out 0.0001: expected", "found 0 of the training file's", "give another share")),
+    ("train --output-dir {bad}", model_without("D"), ("--output-dir {bad}: expected a new or empty", "found other files", "give another")),
+    ("train --output-dir {bad}", content(b""), ("--output-dir {bad}: expected a new or empty folder", "found other files", "give another")),
+    ("train --output-dir {bad}/x", content(b""), ("--output-dir {bad}/x: cannot be written", "give another")),
+    ("train --output-dir {bad}", model_with("settings.json", b"{}"), ("expected a run of the same settings, found others", "give another")),
+    ("train --output-dir {bad}", model_with("settings.json", b"[1]"), ("{bad}/settings.json: expected", "found something else", "give")),
+    ("train --model {bad}", nothing, ("--model {bad}: no such folder", "give a Hugging Face model folder")),
+    ("train --model {bad}", content(b""), ("--model {bad}: expected a model folder", "found a file", "give the folder")),
+    ("train --model {bad}", model_without("config.json"), ("expected a model folder with config.json, found none", "give")),
+    ("train --model {bad}", model_with("config.json", b"{"), ("--model {bad}: expected a model folder", "found none that loads", "give")),
+    ("train --model {bad}", configured(model_type="none"), ("--model {bad}: expected a model", "found none that loads", "give another")),
+    ("train --model {bad}", model_without("tokenizer*"), ("expected a tokenizer beside the model", "found none", "save the tokenizer")),
+    ("train --model {bad}", model_with("tokenizer.json", b"{"), ("--model {bad}: expected a tokenizer that", "found: ", "save it anew")),
+    (
+        "train --model {bad}",
+        unpadded,
+        ("--model {bad}: expected a tokenizer with a padding or an end token", "found neither", "set pad_token"),
+    ),
+    ("train --model {bad}", model_with("model.safetensors", b"short"), ("expected a model", "safetensors, found: ", "save it anew")),
+    ("train --model {bad}", model_without("model.safetensors"), ("--model {bad}: expected a model", "found: ", "save it anew")),
+    ("eval --data {bad}", nothing, ("{bad}: no such file", "expected KLUE-RE rows")),
+    ("eval --data {bad}", row("label", None), ("{bad}: 1 problem", "label: expected text, found null", "Correct")),
+    ("eval --report {bad}", folder, ("--report {bad}: expected a file to write, found a folder", "name a file")),
+    ("eval --predictions {bad}", folder, ("--predictions {bad}: expected a file to write, found a folder", "name a file")),
+    ("eval --report {bad}/R", content(b""), ("{bad}/R: cannot be written", "name another file")),
+    ("eval --model {bad}", nothing, ("--model {bad}: no such folder", "give a Hugging Face model folder")),
+    (
+        "eval --model {bad}",
+        configured(id2label=dict.fromkeys("01", "x")),
+        ("--model {bad}: expected a head with", "found 2 labels", "fine-tune"),
+    ),
+    ("eval --model {bad}", configured(id2label={n: f"R{n}" for n in range(30)}), ("found 30 labels, among them R0", "fine-tune")),
+    ("eval --model {bad}", unmarked, ("markers of the format 'untyped', found none of <subj>", "give a model")),
+    ("eval --model {bad}", configured(klue_re=7), ("config.json, klue_re: expected input_format", "found 7", "fine-tune it anew")),
+    (
+        "eval --model {bad}",
+        configured(klue_re={"input_format": "untyped", "max_length": 20, "head": "entities"}),
+        ("{bad}: expected entity_head.safetensors beside the model", "found: ", "copy it there, or fine-tune anew"),
+    ),
+    ("eval --model {bad}", headless, ("--model {bad}: expected a fine-tuned classifier, found none of the weights cla", "fine-tune")),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BAD_INPUT)))
+def test_bad_input_is_told_in_one_message(number, work, trained, tmp_path, monkeypatch, capsys):
+    given_badly, make, words = BAD_INPUT[number]
+    command, flag, value = given_badly.split()
+    bad = tmp_path / "bad"
+    make(bad, work / "seed" if command == "train" else trained)
+    before = sorted(tmp_path.rglob("*"))
+    given: dict[str, object] = {"--model": trained, "--data": work / "dev.jsonl", "--report": tmp_path / "R.json"}
+    if command == "train":
+        given = {"--model": work / "seed", "--train-file": work / "train.json", "--output-dir": tmp_path / "D", "--epochs": 1}
+    given[flag] = value.replace("{bad}", str(bad))
+    monkeypatch.setattr(sys, "argv", ["klue_re.py", command, *(str(part) for pair in given.items() for part in pair)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / "trainer" / "klue_re.py"), run_name="__main__")
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: ") and error.count("error: ") == 1 and "Traceback" not in error, error
+    assert all(word.replace("{bad}", str(bad)) in error for word in words), error
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is left behind, so that the corrected command may use the folder
 
 
 def test_diverging_loss_is_told(work, tmp_path, monkeypatch):

@@ -1,14 +1,15 @@
 """Entity marking, against KLUE's official rule written down independently, on SentencePiece and WordPiece tokenizers."""
 
+import itertools
 import random
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from data_tools.errors import UserError
 from data_tools.vocabulary import build_tokenizer, train_vocabulary
-from trainer.markers import INPUT_FORMATS, add_markers, encode_relations, keep_around, mark, special_frame
+from trainer.markers import INPUT_FORMATS, add_markers, encode_relations, keep_around, mark, marker_tokens, special_frame
 from trainer.relations import Entity, Relation
 
 SYLLABLES = "가나다라마바사아자차카타파하강남달별솔"
@@ -152,6 +153,123 @@ def test_entities_that_touch_repeat_end_the_sentence_or_leave_the_basic_plane(ou
     tokens = tokens_of(tokenizer, astral)
     assert "".join(tokens[tokens.index("<subj>") : tokens.index("</subj>") + 2]) == "<subj>가나</subj>은"
     assert "".join(tokens[tokens.index("<obj>") :]) == "<obj>다라</obj></s>"
+
+
+def at(sentence: str, subject: int, obj: int, length: int = 2) -> Relation:
+    """The entities are the characters that begin there."""
+    subj, obj_ = (Entity(sentence[n : n + length], n, n + length - 1, kind) for n, kind in ((subject, "PER"), (obj, "LOC")))
+    return Relation("g", sentence, subj, obj_, 0)
+
+
+AWKWARD = {
+    "touching": at("가나다라는 솔", 0, 2),
+    "touching, object first": at("가나다라는 솔", 2, 0),
+    "at both ends": at("가나는 다라", 4, 0),
+    "nothing else": at("가나다라", 0, 2),
+    "the second of three": at("가나 가나 가나", 3, 6),
+    "inside longer words": at("가가나나 다가나라", 1, 6),
+    "beyond the basic plane": at("😀가나😀𠮷다라𠮷", 1, 5),
+    "of astral characters": at("강😀𠮷은 𠮷😀", 1, 5),
+    "beginning with what combines": at("e\u0301가 하\u0301나", 1, 4),
+    "ending before what combines": at("가e\u0301 나a\u0301", 0, 4),
+    "joined emoji": at("\U0001f468\u200d\U0001f469\u200d\U0001f467 가나", 0, 6, 2),
+    "letters taken apart": at("\u1100\u1161\u1102\u1161 \u1103\u1161", 0, 5),
+    "with a space inside": at("가 나다 라", 0, 3, 3),
+}
+
+
+def wordpiece_of(text: str) -> PreTrainedTokenizerFast:
+    characters = sorted(set(normalizers.BertNormalizer(strip_accents=False).normalize_str(text)) - {" "})
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *characters, *("##" + character for character in characters)]
+    tokenizer = Tokenizer(models.WordPiece({token: n for n, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
+    return fast(tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+
+
+def byte_level(prefix_space: bool) -> PreTrainedTokenizerFast:
+    """GPT-2's and RoBERTa's kind without a merge: a byte a token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({"<pad>": 0, **{byte: n for n, byte in enumerate(alphabet, start=1)}}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    tokenizer.decoder = decoders.ByteLevel()
+    return fast(tokenizer, pad_token="<pad>")
+
+
+def unigram_of(text: str, prepend: str) -> PreTrainedTokenizerFast:
+    characters = sorted({*text, *normalizers.NFKC().normalize_str(text)} - {" "})
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *((piece, -3.0) for piece in ("▁", *characters))], unk_id=0))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=prepend)
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="never")
+    return fast(tokenizer, unk_token="<unk>", pad_token="<unk>")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram first", "unigram always", "bytes", "bytes with a prefix"])
+@pytest.mark.parametrize("input_format", ["untyped", "typed"])
+def test_markers_sit_exactly_at_the_offsets(kind, input_format):
+    """Between the markers, and on both sides of them, the tokens spell what the sentence has there, as the tokenizer normalises it."""
+    text = "".join(row.sentence for row in AWKWARD.values())
+    tokenizer = (
+        wordpiece_of(text)
+        if kind == "wordpiece"
+        else byte_level("prefix" in kind)
+        if "bytes" in kind
+        else unigram_of(text, kind.split()[1])
+    )
+    add_markers(tokenizer, input_format)
+    normalizer = tokenizer.backend_tokenizer.normalizer or normalizers.Sequence([])
+    data = encode_relations(list(AWKWARD.values()), tokenizer, input_format, 256)
+    for (name, row), ids, starts in zip(AWKWARD.items(), data.input_ids, data.starts, strict=True):
+        first, second = sorted((row.subject, row.object), key=lambda entity: entity.start)
+        cuts = [0, first.start, first.end + 1, second.start, second.end + 1, len(row.sentence)]
+        expected = [normalizer.normalize_str(row.sentence[a:b]).replace(" ", "") for a, b in itertools.pairwise(cuts)]
+        markers = set(tokenizer.convert_tokens_to_ids(marker_tokens(input_format)))
+        places = [place for place, token_id in enumerate(ids) if token_id in markers]
+        spans = itertools.pairwise([-1, *places, len(ids)])
+        assert [tokenizer.decode(ids[a + 1 : b]).replace(" ", "").removeprefix("##") for a, b in spans] == expected, name
+        assert sorted(starts) == [places[0], places[2]] and (starts[0] < starts[1]) == (row.subject == first), name
+        assert [tokenizer.convert_ids_to_tokens(ids[start])[:5] for start in starts] == [
+            "<subj",
+            "<obj>" if input_format == "untyped" else "<obj:",
+        ]
+
+
+def test_byte_level_tokens_after_an_end_marker_begin_a_word_only_after_a_space():
+    tokenizer = byte_level(True)
+    tokens = tokens_of(tokenizer, relation("가나는 다라 솔", "가나", "다라"))
+    assert tokens[0] == "<subj>" and tokens[1] == "Ġ"  # the entity begins a word
+    assert tokens[tokens.index("</subj>") + 1] != "Ġ" and tokens[tokens.index("</obj>") + 1] == "Ġ"
+    assert tokenizer.decode([tokenizer.convert_tokens_to_ids(token) for token in tokens[tokens.index("</subj>") + 1 :]]).startswith("는 ")
+
+
+def test_starts_follow_the_entities_through_a_cut(ours):
+    tokenizer = sentencepiece(ours)
+    rng = random.Random(3)
+    for input_format in INPUT_FORMATS:
+        add_markers(tokenizer, input_format)
+        rows = [invented_row(rng, num_words=60) for _ in range(20)]
+        whole, cut = (encode_relations(rows, tokenizer, input_format, length) for length in (10_000, 40))
+        assert cut.num_cut == 20
+        for row, ids, starts, all_ids, all_starts in zip(rows, cut.input_ids, cut.starts, whole.input_ids, whole.starts, strict=True):
+            assert [ids[start] for start in starts] == [all_ids[start] for start in all_starts]
+            assert (starts[0] < starts[1]) == (row.subject.start < row.object.start)
+            for start, entity in zip(starts, (row.subject, row.object), strict=True):
+                text = "".join(tokenizer.convert_ids_to_tokens(ids[start : start + 12]))
+                assert entity.word in text and (input_format != "none" or text.lstrip("▁").startswith(entity.word))
+
+
+def test_a_sentence_cannot_write_the_tokenizers_own_tokens(ours):
+    tokenizer = sentencepiece(ours)
+    for input_format in ("untyped", "none"):
+        add_markers(tokenizer, input_format)
+        ids = encode_relations([relation("가나 </s> 다라<s>", "가나", "다라")], tokenizer, input_format, 99, end_id=2).input_ids[0]
+        assert ids[0] == 0 and ids[-1] == 2 and ids.count(0) == ids.count(2) == 1 and ids.count(tokenizer.unk_token_id) == 2
+    bytes_ = byte_level(False)  # writes no end token of its own accord, and has no unknown one
+    data = encode_relations([relation("가나 <pad>다라", "가나", "다라")], bytes_, "none", 99, end_id=0)
+    (ids,), ((_, obj),) = data.input_ids, data.starts
+    assert ids[-1] == 0 and ids.count(0) == 1 and bytes_.decode(ids[:-1]) == "가나 다라" and bytes_.decode(ids[obj:-1]) == "다라"
 
 
 def test_glued_token_outside_the_vocabulary():

@@ -1,41 +1,56 @@
-"""A relation classifier: an encoder with a 30-way head, its tokenizer with the entity markers, and how it reads a row.
+"""A relation classifier: a model with a 30-way head, its tokenizer with the entity markers, and how it reads a row.
 
-The head is `AutoModelForSequenceClassification`'s own, on the state of the first token: dense, tanh, linear for BERT (where
-the dense is its pooler, if the model has one) and RoBERTa. So a folder saved here loads anywhere, and any encoder that transformers can
-classify with fits. `config.json` carries, beside the 30 labels, a `klue_re` entry with input format and maximum length, so that
-evaluation reads rows the same way.
+The head "cls" is `AutoModelForSequenceClassification`'s own, where that architecture has it: an encoder's on the state of the first
+token ([CLS], where the tokenizer writes one), with dense, tanh, linear for BERT (where the dense is its pooler, if the model has one) and
+RoBERTa; a decoder's on the last token that is not padding, an encoder-decoder's on the end token. So a folder saved here loads anywhere.
+The head "entities" is `trainer.entity_head`'s.
+
+`config.json` carries, beside the 30 labels, a `klue_re` entry with head, input format and maximum length, so that evaluation reads rows
+the same way, and how the epoch was chosen.
 """
 
 import re
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from data_tools.errors import UserError
-from trainer.markers import INPUT_FORMATS, add_markers, marker_tokens
-from trainer.relations import LABELS
+from trainer.entity_head import HEAD_FILE, EntityClassifier
+from trainer.markers import INPUT_FORMATS, EncodedRelations, add_markers, encode_relations, marker_tokens
+from trainer.relations import LABELS, Relation
 
+HEADS = ("cls", "entities")
 DEFAULT_MAX_LENGTH = 256
 PAD_MULTIPLE = 8  # few different widths, and matrix units like them
 
 
 @dataclass
 class Classifier:
-    """A model with 30 classes and all that is needed to feed it. `class_of[n]` is the model's class number of LABELS[n]."""
+    """A model with 30 classes and all that is needed to feed it.
 
-    model: PreTrainedModel
+    class_of[n]: the model's class number of LABELS[n]. training: how it came about, as reports tell it: selection, epoch.
+    """
+
+    model: PreTrainedModel | EntityClassifier
     tokenizer: PreTrainedTokenizerBase
     input_format: str
     max_length: int
     class_of: tuple[int, ...] = tuple(range(len(LABELS)))
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def head(self) -> str:
+        return "entities" if isinstance(self.model, EntityClassifier) else "cls"
 
 
 def quiet_transformers() -> None:
@@ -56,21 +71,28 @@ def has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def new_classifier(source: str, input_format: str, max_length: int, seed: int) -> tuple[Classifier, list[str]]:
+def new_classifier(source: str, input_format: str, max_length: int, seed: int, head: str = "cls") -> tuple[Classifier, list[str]]:
     """A classifier to fine-tune, from a model folder or Hub id; weights that the source lacks are drawn from `seed`.
 
     Returns it with the names of the newly initialised parameters. max_length is cut to what the position embeddings hold.
     Raises UserError where the source is no model with a tokenizer.
     """
+    _load_config(source)  # first: a tokenizer's errors about it say less
     tokenizer = _load_tokenizer(source)
     torch.manual_seed(seed)
     id2label = dict(enumerate(LABELS))
-    model, loading = _load_model(source, num_labels=len(LABELS), id2label=id2label, label2id={label: n for n, label in id2label.items()})
+    labels = {"num_labels": len(LABELS), "id2label": id2label, "label2id": {label: n for n, label in id2label.items()}}
+    model, loading = _load_model(source, head, **labels)
+    _settle_special_ids(model.config, tokenizer, source)
     add_markers(tokenizer, input_format)
     if len(tokenizer) > len(model.get_input_embeddings().weight):  # type: ignore[arg-type]  # never fewer: some tables are padded
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    fresh = sorted({*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])})
-    return Classifier(model, tokenizer, input_format, min(max_length, length_limit(model, tokenizer))), fresh
+    fresh = {*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])}
+    classifier = Classifier(model, tokenizer, input_format, min(max_length, length_limit(model, tokenizer)))
+    if head == "entities":
+        classifier.model = EntityClassifier(model)
+        fresh |= {f"head.{name}" for name in classifier.model.head.state_dict()}
+    return classifier, sorted(fresh)
 
 
 def load_classifier(source: str) -> Classifier:
@@ -82,22 +104,38 @@ def load_classifier(source: str) -> Classifier:
     class_of = _classes_of_labels(config.id2label or {}, source)
     tokenizer = _load_tokenizer(source)
     reading = getattr(config, "klue_re", None) or {"input_format": "untyped", "max_length": DEFAULT_MAX_LENGTH}
-    input_format, max_length = reading.get("input_format"), reading.get("max_length")
-    if input_format not in INPUT_FORMATS or not isinstance(max_length, int):
-        raise UserError(f"--model {source}: config.json, klue_re: expected input_format and max_length, found {reading}; fine-tune it anew")
+    known = reading if isinstance(reading, dict) else {}
+    input_format, max_length, head = known.get("input_format"), known.get("max_length"), known.get("head", "cls")
+    if input_format not in INPUT_FORMATS or not isinstance(max_length, int) or head not in HEADS:
+        raise UserError(
+            f"--model {source}: config.json, klue_re: expected input_format, max_length and head, found {reading}; fine-tune it anew"
+        )
     lacking = [token for token in marker_tokens(input_format) if token not in tokenizer.get_vocab()]
     if lacking:
         raise UserError(
             f"--model {source}: expected a tokenizer with the markers of the format {input_format!r}, found none of {' '.join(lacking)}; "
             "give a model that `klue_re.py train` made"
         )
-    model, loading = _load_model(source)
-    if loading["missing_keys"] or loading["mismatched_keys"]:
+    model, loading = _load_model(source, head)
+    _settle_special_ids(model.config, tokenizer, source)
+    missing = {*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])}
+    if missing:
         raise UserError(
-            f"--model {source}: expected a fine-tuned classifier, but weights are missing: {_few(loading['missing_keys'])}; "
+            f"--model {source}: expected a fine-tuned classifier, found none of the weights {_few(missing)}; "
             "fine-tune it first (`klue_re.py train`)"
         )
-    return Classifier(model, tokenizer, input_format, min(max_length, length_limit(model, tokenizer)), class_of)
+    training = {key: value for key, value in known.items() if key not in ("input_format", "max_length", "head")}
+    classifier = Classifier(model, tokenizer, input_format, min(max_length, length_limit(model, tokenizer)), class_of, training)
+    if head == "entities":
+        classifier.model = EntityClassifier(model)
+        try:
+            classifier.model.load_head(str(cached_file(source, HEAD_FILE)))  # in a folder, or from the Hub
+        except Exception as error:
+            raise UserError(
+                f"--model {source}: expected {HEAD_FILE} beside the model, with a head of its width, found: {_first_line(error)}; "
+                "copy it there, or fine-tune anew (`klue_re.py train`)"
+            ) from None
+    return classifier
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
@@ -105,7 +143,8 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
 
     A folder without config.json is no model to any loader, so that an interrupted save cannot be taken for one.
     """
-    classifier.model.config.klue_re = {"input_format": classifier.input_format, "max_length": classifier.max_length}
+    reading = {"head": classifier.head, "input_format": classifier.input_format, "max_length": classifier.max_length}
+    classifier.model.config.klue_re = reading | classifier.training
     aside = folder / "model.partial"
     shutil.rmtree(aside, ignore_errors=True)
     classifier.model.save_pretrained(aside)
@@ -117,42 +156,57 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     aside.rmdir()
 
 
-def predict_probabilities(
-    classifier: Classifier, input_ids: Sequence[Sequence[int]], batch_size: int = 64, progress: bool = False
-) -> np.ndarray:
+def encode_rows(classifier: Classifier, rows: Sequence[Relation], source: str) -> EncodedRelations:
+    """Rows as this model reads them; `source` names them in errors."""
+    config = classifier.model.config
+    end_id = config.eos_token_id if config.is_encoder_decoder else None
+    return encode_relations(rows, classifier.tokenizer, classifier.input_format, classifier.max_length, source, end_id)
+
+
+def predict_probabilities(classifier: Classifier, data: EncodedRelations, batch_size: int = 64, progress: bool = False) -> np.ndarray:
     """Class probabilities (rows, 30) in float64, in the order of the rows. Rows of like length go through the model together."""
     model = classifier.model
     device = next(model.parameters()).device
-    probabilities = np.zeros((len(input_ids), len(LABELS)))
-    order = np.argsort([-len(ids) for ids in input_ids], kind="stable")
+    probabilities = np.zeros((len(data.input_ids), len(LABELS)))
+    order = np.argsort([-len(ids) for ids in data.input_ids], kind="stable")
     training = model.training
     model.eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
         begins = tqdm(range(0, len(order), batch_size), unit="batch", disable=not (progress and sys.stderr.isatty()))
         for begin in begins:
             rows = order[begin : begin + batch_size]
-            inputs = padded_batch(classifier, [input_ids[row] for row in rows])
+            inputs = padded_batch(classifier, data, rows)
             probabilities[rows] = model(**inputs).logits.double().softmax(-1)[:, list(classifier.class_of)].cpu().numpy()
     model.train(training)
     return probabilities
 
 
-def padded_batch(classifier: Classifier, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask, both (rows, width), padded on the right to the longest row, rounded up to PAD_MULTIPLE."""
+def padded_batch(classifier: Classifier, data: EncodedRelations, rows: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
+    """The numbered rows as the model's arguments: input_ids and attention_mask, both (rows, width); starts for the head "entities".
+
+    Padded on the right, whatever the tokenizer's own side: a decoder counts positions from the left, and its head looks for the last
+    token that is not the configuration's padding. The width is the longest row's, rounded up to PAD_MULTIPLE.
+    """
     device = next(classifier.model.parameters()).device
-    longest = max(len(ids) for ids in rows)
+    batch = [data.input_ids[row] for row in rows]
+    longest = max(len(ids) for ids in batch)
     width = min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, max(classifier.max_length, longest))  # the position table may end between
-    input_ids = np.full((len(rows), width), classifier.tokenizer.pad_token_id)
-    for place, ids in enumerate(rows):
+    input_ids = np.full((len(batch), width), classifier.model.config.pad_token_id)
+    for place, ids in enumerate(batch):
         input_ids[place, : len(ids)] = ids
-    lengths = np.array([len(ids) for ids in rows])
-    mask = np.arange(width) < lengths[:, None]
-    return {"input_ids": torch.from_numpy(input_ids).to(device), "attention_mask": torch.from_numpy(mask.astype(np.int64)).to(device)}
+    lengths = np.array([len(ids) for ids in batch])
+    inputs = {"input_ids": input_ids, "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int64)}
+    if classifier.head == "entities":
+        inputs["starts"] = np.array([data.starts[row] for row in rows])
+    return {name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
 
 
 def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that fit: rows of the position table (less RoBERTa's first ones, up to its padding row), and what the tokenizer says."""
+    """Tokens that fit: positions the model has (less RoBERTa's first ones, up to its padding row), and what the tokenizer says."""
     limit = tokenizer.model_max_length
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:  # relative positions: none, or -1
+        limit = min(limit, positions)
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
@@ -165,7 +219,9 @@ def _load_config(source: str) -> transformers.PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--model {source}: expected a model folder or Hub id, found none that loads ({_first_line(error)})") from None
+        raise UserError(
+            f"--model {source}: expected a model folder or Hub id, found none that loads ({_first_line(error)}); repair it or give another"
+        ) from None
 
 
 def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -180,20 +236,50 @@ def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # the library raises whatever the parser of that kind of file raises
-        raise UserError(f"--model {source}: expected a tokenizer that transformers can load, but: {_first_line(error)}") from None
+        raise UserError(
+            f"--model {source}: expected a tokenizer that transformers can load, found: {_first_line(error)}; save it anew, or give another"
+        ) from None
     if not tokenizer.is_fast:
         raise UserError(f"--model {source}: expected a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}; convert it first")
-    if tokenizer.pad_token_id is None:
-        raise UserError(f"--model {source}: expected a tokenizer with a padding token, found none; set pad_token in its configuration")
     return tokenizer
 
 
-def _load_model(source: str, **settings: object) -> tuple[PreTrainedModel, dict]:
-    _load_config(source)
+def _settle_special_ids(config: transformers.PretrainedConfig, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    """Give a tokenizer without a padding token (GPT-2's) one, and a configuration without its id that id; both are saved.
+
+    Any token will do where a mask hides it, but a decoder's head finds the last token by it, and an encoder-decoder's the end token:
+    neither may take padding for text. Raises UserError where there is no such token.
+    """
+    if config.is_encoder_decoder and config.eos_token_id is None:
+        config.eos_token_id = tokenizer.eos_token_id
+    if tokenizer.pad_token is None:
+        known = config.pad_token_id is not None and 0 <= config.pad_token_id < len(tokenizer)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id) if known else tokenizer.eos_token
+    if config.pad_token_id is None or config.pad_token_id < 0:
+        config.pad_token_id = tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        raise UserError(
+            f"--model {source}: expected a tokenizer with a padding or an end token, found neither; set pad_token in its configuration"
+        )
+    if config.is_encoder_decoder and config.eos_token_id in (None, config.pad_token_id):
+        raise UserError(
+            f"--model {source}: expected an encoder-decoder with an end token that is not its padding, found eos_token_id "
+            f"{config.eos_token_id} and pad_token_id {config.pad_token_id}; set both in its config.json"
+        )
+
+
+def _load_model(source: str, head: str, **settings: object) -> tuple[PreTrainedModel, dict]:
+    """The model that carries the head, and transformers' account of the loading."""
+    config = _load_config(source)
+    # BigBird's sparse attention would come and go with the longest row of a batch, and draws at random where it looks: a row's scores
+    # would depend on its neighbours. Rows of KLUE's length are below its threshold anyway.
+    if getattr(config, "attention_type", None) == "block_sparse":
+        settings["attention_type"] = "original_full"
+    auto_class = AutoModelForSequenceClassification if head == "cls" else AutoModel
     # Measured on CPU: eager attention trains about twice as fast as torch's fused one at these lengths (its backward is slow there).
     attention = {} if torch.cuda.is_available() else {"attn_implementation": "eager"}
     try:
-        return AutoModelForSequenceClassification.from_pretrained(
+        return auto_class.from_pretrained(
             source,
             dtype=torch.float32,
             use_safetensors=True,
@@ -205,7 +291,8 @@ def _load_model(source: str, **settings: object) -> tuple[PreTrainedModel, dict]
         )
     except Exception as error:
         raise UserError(
-            f"--model {source}: expected a model that AutoModelForSequenceClassification loads from safetensors, but: {_first_line(error)}"
+            f"--model {source}: expected a model that {auto_class.__name__} loads from safetensors, found: {_first_line(error)}; "
+            "save it anew, or give another"
         ) from None
 
 
@@ -233,10 +320,10 @@ def _classes_of_labels(id2label: dict, source: str) -> tuple[int, ...]:
     return tuple(numbers[name] for name in LABELS)
 
 
-def _few(names: Sequence[str]) -> str:
+def _few(names: Iterable[str]) -> str:
     names = sorted(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

@@ -1,14 +1,16 @@
 """Fine-tuning on KLUE-RE: one process, one device, exact resumption.
 
     D/settings.json        what the run was started with; another start must agree
-    D/metrics.jsonl        one object a logged step; at the end of an epoch with the scores on the evaluation file
+    D/metrics.jsonl        one object a logged step; at the end of an epoch with the scores on the evaluation file and the hold-out
     D/tensorboard/         the same
     D/checkpoints/         newest state (weights, Adam moments, step); removed when the model is done
-    D/config.json, model.safetensors, tokenizer.json ...   the model after the last epoch; config.json comes last
+    D/config.json, model.safetensors, tokenizer.json ...   the fine-tuned model; config.json comes last
     D/report.json          its scores, when there is an evaluation file
 
-The model is always that of the last epoch: nothing is selected on the evaluation file. Batch order is a function of (seed, epoch),
-dropout of (seed, step), so that there is no generator state to save.
+The model is that of the last epoch, or, with a hold-out, of the epoch that scored best on rows taken out of the training file. Nothing
+is ever selected on the evaluation file. Until the end the best epoch stays as a checkpoint of its own: a state is three times the
+weights on disk, two of them stay, and a third is there while it is written. Batch order is a function of (seed, epoch), dropout of
+(seed, step), so that there is no generator state to save.
 """
 
 import dataclasses
@@ -17,7 +19,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,9 @@ from data_tools.errors import UserError
 from trainer import checkpoint as checkpoints
 from trainer.classifier import (
     DEFAULT_MAX_LENGTH,
+    HEADS,
     Classifier,
+    encode_rows,
     has_bf16,
     new_classifier,
     padded_batch,
@@ -38,7 +42,8 @@ from trainer.classifier import (
     save_classifier,
 )
 from trainer.diary import Diary
-from trainer.markers import INPUT_FORMATS, EncodedRelations, encode_relations
+from trainer.evaluation import report_on, write_aside
+from trainer.markers import INPUT_FORMATS, EncodedRelations
 from trainer.relations import Relation, read_relations
 from trainer.scores import score_relations
 
@@ -63,50 +68,90 @@ class Settings:
     batch_size: int = 32
     learning_rate: float = 1e-5
     input_format: str = "untyped"
+    head: str = "cls"
     max_length: int = DEFAULT_MAX_LENGTH
+    hold_out: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Raises UserError for a value that cannot be meant."""
         for name in ("epochs", "batch_size", "max_length"):
             if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(self, name)}")
+                raise UserError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(self, name)}; give a larger number")
         if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed: expected 0 to {2**31 - 1}, found {self.seed}")
+            raise UserError(f"--seed: expected 0 to {2**31 - 1}, found {self.seed}; give a number in between")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UserError(f"--learning-rate: expected a number above 0 (1e-5 to 5e-5 are usual), found {self.learning_rate}")
+            raise UserError(f"--learning-rate: expected a number above 0, found {self.learning_rate}; give one, 1e-5 to 5e-5 are usual")
         if self.input_format not in INPUT_FORMATS:
-            raise UserError(f"--input-format: expected one of {', '.join(INPUT_FORMATS)}, found {self.input_format!r}")
+            raise UserError(f"--input-format: expected one of {', '.join(INPUT_FORMATS)}, found {self.input_format!r}; give one of them")
+        if self.head not in HEADS:
+            raise UserError(f"--head: expected one of {', '.join(HEADS)}, found {self.head!r}; give one of them")
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
+            raise UserError(f"--hold-out: expected a share of the sentences between 0 and 1, found {self.hold_out}; give one such as 0.1")
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Rows of a file, as they are and as the model reads them."""
+
+    rows: list[Relation]
+    encoded: EncodedRelations
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([row.label for row in self.rows])
 
 
 def train(settings: Settings) -> None:
     """Fine-tune, or go on where an interrupted run of the same settings was. Raises UserError for what the user must mend."""
     output = settings.output_dir
     train_rows = read_relations(settings.train_file)
+    held_rows: list[Relation] = []
+    if settings.hold_out is not None:
+        train_rows, held_rows = split_hold_out(train_rows, settings.hold_out)
     eval_rows = read_relations(settings.eval_file) if settings.eval_file else []
     _check_output(settings)
     if (output / "config.json").is_file():
         print(f"{output}: already finished with these settings; nothing to do")
         return
-    classifier, fresh = new_classifier(settings.model, settings.input_format, settings.max_length, settings.seed)
+    classifier, fresh = new_classifier(settings.model, settings.input_format, settings.max_length, settings.seed, settings.head)
     device = pick_device()
     classifier.model.to(device)  # type: ignore[arg-type]
-    train_data = _encode(train_rows, classifier, settings.train_file)
-    eval_data = _encode(eval_rows, classifier, settings.eval_file) if settings.eval_file else None
-    _claim(settings)  # only now: a start that failed above leaves nothing behind
+    train_data = _encode(train_rows, classifier, str(settings.train_file))
+    held_data = _encode(held_rows, classifier, f"{settings.train_file}, hold-out") if held_rows else None
+    eval_data = _encode(eval_rows, classifier, str(settings.eval_file)) if settings.eval_file else None
+    selection = f"best of {settings.epochs} epochs on a hold-out of {len(held_rows)} rows" if held_rows else "last epoch"
+    _claim(settings, selection)  # only now: a start that failed above leaves nothing behind
     print(_plan(settings, classifier, fresh, device, len(train_rows)), flush=True)
-    labels = torch.tensor([row.label for row in train_rows], device=device)
-    score = (lambda: _score(classifier, eval_rows, eval_data)) if eval_data else None
-    scores = _run_epochs(settings, classifier, train_data, labels, score)
+    best, scores = _run_epochs(settings, classifier, train_data, held_data, eval_data)
+    classifier.training = {"selection": selection, "epoch": settings.epochs}
+    if best:
+        classifier.training |= {"epoch": best["epoch"], "hold_out_micro_f1": best["micro_f1"]}
+    tail = f"{selection}: {classifier.training['epoch']}"
     if scores:
-        report = output / "report.json"
-        aside = report.with_suffix(".partial")
-        aside.write_text(json.dumps({"model": str(output), "data": str(settings.eval_file), **scores}, indent=1) + "\n", encoding="utf-8")
-        aside.replace(report)
+        assert settings.eval_file and eval_data
+        report = report_on(classifier, str(output), settings.eval_file, scores, eval_data.encoded.num_cut)
+        write_aside(output / "report.json", json.dumps(report, indent=1) + "\n")
+        tail += f"; on {settings.eval_file}: micro-F1 {scores['micro_f1']:.2f}, AUPRC {scores['auprc']:.2f}"
     save_classifier(classifier, output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    tail = f"; last epoch on {settings.eval_file}: micro-F1 {scores['micro_f1']:.2f}, AUPRC {scores['auprc']:.2f}" if scores else ""
-    print(f"model in {output}{tail}")
+    print(f"model in {output}; {tail}")
+
+
+def split_hold_out(rows: Sequence[Relation], share: float) -> tuple[list[Relation], list[Relation]]:
+    """(rows to train on, rows held out), each in the file's order: that share of the distinct sentences, with all their rows.
+
+    Which ones depends on the sentences alone and not on a run's seed, so that every run of a comparison holds out the same.
+    Raises UserError where one side would be empty.
+    """
+    by_chance = sorted({row.sentence for row in rows}, key=lambda sentence: hashlib.sha256(f"hold-out 0\0{sentence}".encode()).digest())
+    held = set(by_chance[: round(share * len(by_chance))])
+    if not held or len(held) == len(by_chance):
+        raise UserError(
+            f"--hold-out {share:g}: expected a share with sentences on both sides, found {len(held)} of the training file's "
+            f"{len(by_chance)} held out; give another share, or a larger training file"
+        )
+    return [row for row in rows if row.sentence not in held], [row for row in rows if row.sentence in held]
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -129,18 +174,19 @@ def learning_rate(peak: float, step: int, total_steps: int) -> float:
 
 
 def _run_epochs(
-    settings: Settings,
-    classifier: Classifier,
-    data: EncodedRelations,
-    labels: torch.Tensor,
-    score: Callable[[], dict[str, Any]] | None,
-) -> dict[str, Any]:
-    """The training loop. `score` evaluates the model as it is. Returns the scores of the last epoch, empty without an evaluation file."""
-    lengths = [len(ids) for ids in data.input_ids]
+    settings: Settings, classifier: Classifier, data: _Data, held_out: _Data | None, evaluation: _Data | None
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The training loop; leaves the chosen epoch's weights in the model.
+
+    Returns the best epoch (step, epoch, micro_f1), None without a hold-out, and the chosen epoch's scores, empty where there is no
+    evaluation file.
+    """
+    lengths = [len(ids) for ids in data.encoded.input_ids]
+    labels = torch.from_numpy(data.labels).to(next(classifier.model.parameters()).device)
     steps_per_epoch = math.ceil(len(lengths) / settings.batch_size)
     total_steps = settings.epochs * steps_per_epoch
     optimizer = torch.optim.AdamW(classifier.model.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
-    step = _restore(settings.output_dir, classifier, optimizer)
+    step, best = _restore(settings.output_dir, classifier, optimizer)
     diary = Diary(settings.output_dir, step, total_steps, settings.batch_size)
     scores: dict[str, Any] = {}
     saved_at, losses = time.monotonic(), []
@@ -149,7 +195,8 @@ def _run_epochs(
         for rows in batches[step - epoch * steps_per_epoch :]:
             rate = learning_rate(settings.learning_rate, step, total_steps)
             torch.manual_seed(settings.seed * 2**32 + step)  # dropout
-            loss, grad_norm = _update(classifier, optimizer, rate, [data.input_ids[row] for row in rows], labels[torch.from_numpy(rows)])
+            inputs = padded_batch(classifier, data.encoded, rows)
+            loss, grad_norm = _update(classifier, optimizer, rate, inputs, labels[torch.from_numpy(rows)])
             step += 1
             losses.append(loss)
             diary.advance(len(rows))
@@ -163,30 +210,48 @@ def _run_epochs(
                     f"--learning-rate {settings.learning_rate:g}: the loss is no longer finite at step {step}; give a lower rate"
                 )
             row["examples_per_second"] = diary.speed()
-            if at_end and score:
-                scores = score()
-                row |= {f"eval_{key}": scores[key] for key in ("micro_f1", "auprc", "accuracy")}
+            if at_end and held_out:
+                row |= _named("hold_out", _score(classifier, held_out))
+                if best is None or row["hold_out_micro_f1"] > best["micro_f1"]:
+                    best = {"step": step, "epoch": epoch + 1, "micro_f1": row["hold_out_micro_f1"]}
+            if at_end and evaluation:
+                scores = _score(classifier, evaluation)
+                row |= _named("eval", scores)
             diary.record(row)
             if at_end or time.monotonic() - saved_at > SAVE_SECONDS:
-                _save(settings.output_dir, classifier, optimizer, step)
+                _save(settings.output_dir, classifier, optimizer, step, best)
                 saved_at = time.monotonic()
             diary.start_clock()
     diary.close()
-    return score() if score and not scores else scores  # none yet: killed between the last checkpoint and the end
+    if best and best["step"] != step:
+        folder = settings.output_dir / "checkpoints"
+        try:
+            _put_weights(classifier, checkpoints.Checkpoint.open(folder / f"step-{best['step']}"))
+        except UserError as error:
+            raise UserError(f"{error}; it held the best epoch: delete {folder} and give the command again to train anew") from None
+        scores = {}
+    if evaluation and not scores:  # another epoch's, or none: killed between the last checkpoint and the end
+        scores = _score(classifier, evaluation)
+    return best, scores
 
 
-def _score(classifier: Classifier, rows: Sequence[Relation], data: EncodedRelations) -> dict[str, Any]:
-    return score_relations(np.array([row.label for row in rows]), predict_probabilities(classifier, data.input_ids))
+def _score(classifier: Classifier, data: _Data) -> dict[str, Any]:
+    return score_relations(data.labels, predict_probabilities(classifier, data.encoded))
+
+
+def _named(prefix: str, scores: dict[str, Any]) -> dict[str, float]:
+    """What of the scores goes into metrics.jsonl."""
+    return {f"{prefix}_{key}": scores[key] for key in ("micro_f1", "auprc", "accuracy")}
 
 
 def _update(
-    classifier: Classifier, optimizer: torch.optim.Optimizer, rate: float, rows: list[list[int]], labels: torch.Tensor
+    classifier: Classifier, optimizer: torch.optim.Optimizer, rate: float, inputs: dict[str, torch.Tensor], labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step on a batch: loss and gradient norm before clipping, both scalars still on the device."""
     model = classifier.model
     model.train()
     with torch.autocast(labels.device.type, torch.bfloat16, enabled=has_bf16(labels.device)):
-        logits = model(**padded_batch(classifier, rows)).logits
+        logits = model(**inputs).logits
     loss = torch.nn.functional.cross_entropy(logits.float(), labels)
     loss.backward()
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
@@ -197,7 +262,8 @@ def _update(
     return loss.detach(), grad_norm
 
 
-def _save(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer, step: int, best: dict[str, Any] | None) -> None:
+    """A checkpoint; of the earlier ones that of the best epoch stays."""
     partial = output / "checkpoints" / f"step-{step}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -207,28 +273,33 @@ def _save(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer
     entries = ((name, p.detach(), moments.get(name)) for name, p in parameters.items())
     files = checkpoints.write_entries(partial, "0", shapes, set(moments), entries)
     records = {name: {"shape": shapes[name], "file": "0", "adam_step": step if name in moments else 0} for name in shapes}
-    checkpoints.seal(partial, {"step": step, "parameters": records}, files)
-    checkpoints.prune(output, keep_last=1, keep_steps=set())
+    checkpoints.seal(partial, {"step": step, "best": best, "parameters": records}, files)
+    checkpoints.prune(output, keep_last=1, keep_steps={best["step"]} if best else set())
 
 
-def _restore(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer) -> int:
-    """Put the newest good checkpoint into model and optimizer. Returns its step, 0 when there is none."""
+def _restore(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any] | None]:
+    """Put the newest good checkpoint into model and optimizer. Returns its step, 0 when there is none, and the best epoch until then."""
     newest, problems = checkpoints.newest(output)
     for problem in problems:
         print(f"passed over: {problem}")
     if newest is None:
-        return 0
-    parameters = dict(classifier.model.named_parameters())
+        return 0, None
+    _put_weights(classifier, newest)
     moments: dict[int, dict[str, torch.Tensor]] = {}
-    with torch.no_grad():
-        for place, (name, value, adam) in enumerate(newest.entries(parameters)):
-            parameters[name].copy_(value)
-            if adam:
-                step = torch.tensor(float(newest.adam_steps[name]))
-                moments[place] = {"step": step, "exp_avg": adam[0].clone(), "exp_avg_sq": adam[1].clone()}
+    for place, (name, _, adam) in enumerate(newest.entries(dict(classifier.model.named_parameters()))):
+        if adam:
+            step = torch.tensor(float(newest.adam_steps[name]))
+            moments[place] = {"step": step, "exp_avg": adam[0].clone(), "exp_avg_sq": adam[1].clone()}
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     print(f"goes on from step {newest.state['step']}")
-    return int(newest.state["step"])
+    return int(newest.state["step"]), newest.state.get("best")
+
+
+def _put_weights(classifier: Classifier, checkpoint: checkpoints.Checkpoint) -> None:
+    parameters = dict(classifier.model.named_parameters())
+    with torch.no_grad():
+        for name, value, _ in checkpoint.entries(parameters):
+            parameters[name].copy_(value)
 
 
 def _check_output(settings: Settings) -> None:
@@ -244,9 +315,13 @@ def _check_output(settings: Settings) -> None:
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{path}: expected the settings of a run as JSON, found something else; give another --output-dir") from None
+        theirs = None
+    if not isinstance(theirs, dict):
+        raise UserError(f"{path}: expected the settings of a run as JSON, found something else; give another --output-dir")
     mine = _identity(settings)
-    differing = [f"{key}: {theirs.get(key)} there, {mine[key]} now" for key in mine if theirs.get(key) != mine[key]]
+    added = {"head": "cls", "hold_out": None}  # what a run did that is older than these settings
+    theirs = {key: theirs.get(key, added.get(key)) for key in mine}
+    differing = [f"{key}: {theirs[key]} there, {mine[key]} now" for key in mine if theirs[key] != mine[key]]
     if differing:
         raise UserError(
             f"--output-dir {output}: expected a run of the same settings, found others ({'; '.join(differing)}); "
@@ -254,10 +329,11 @@ def _check_output(settings: Settings) -> None:
         )
 
 
-def _claim(settings: Settings) -> None:
+def _claim(settings: Settings, selection: str) -> None:
     """Make the output folder this run's own."""
     path = settings.output_dir / "settings.json"
-    given = {"model_given": settings.model, "train_file_given": str(settings.train_file)}  # for people; not compared
+    # For people; not compared.
+    given = {"model_given": settings.model, "train_file_given": str(settings.train_file), "selection": selection}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".partial")
@@ -286,12 +362,12 @@ def _digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _encode(rows: Sequence[Relation], classifier: Classifier, path: Path) -> EncodedRelations:
-    encoded = encode_relations(rows, classifier.tokenizer, classifier.input_format, classifier.max_length, str(path))
+def _encode(rows: list[Relation], classifier: Classifier, source: str) -> _Data:
+    encoded = encode_rows(classifier, rows, source)
     mean = np.mean([len(ids) for ids in encoded.input_ids])
     cut = f"{encoded.num_cut:,} cut to {classifier.max_length} around their entities"
-    print(f"{path}: {len(rows):,} rows, {mean:.0f} tokens each on average, {cut}")
-    return encoded
+    print(f"{source}: {len(rows):,} rows, {mean:.0f} tokens each on average, {cut}")
+    return _Data(rows, encoded)
 
 
 def _plan(settings: Settings, classifier: Classifier, fresh: list[str], device: torch.device, num_rows: int) -> str:
@@ -302,5 +378,5 @@ def _plan(settings: Settings, classifier: Classifier, fresh: list[str], device: 
     return (
         f"{settings.model}: {parameters / 1e6:.1f}M parameters; newly initialised: {new}\n"
         f"{settings.epochs} epochs, {steps:,} steps of {settings.batch_size} rows, learning rate {settings.learning_rate:g}, "
-        f"format {settings.input_format}, {device} in {precision}, seed {settings.seed}"
+        f"format {settings.input_format}, head {settings.head}, {device} in {precision}, seed {settings.seed}"
     )

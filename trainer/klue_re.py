@@ -40,7 +40,7 @@ def main() -> None:
         return
     shared = {
         name: getattr(arguments, name)
-        for name in ("train_file", "eval_file", "epochs", "batch_size", "learning_rate", "input_format", "max_length")
+        for name in ("train_file", "eval_file", "epochs", "batch_size", "learning_rate", "input_format", "head", "max_length", "hold_out")
     }
     if arguments.command == "train":
         train(Settings(model=arguments.model, output_dir=arguments.output_dir, seed=arguments.seed, **shared))
@@ -64,7 +64,7 @@ def _parse() -> argparse.Namespace:
     train.add_argument(
         "--model", required=True, metavar="DIR_OR_HUB_ID", help="a Hugging Face model folder or Hub id, or a short name of `models`"
     )
-    train.add_argument("--eval-file", type=Path, help="rows to score after every epoch; the model of the last epoch stays in any case")
+    train.add_argument("--eval-file", type=Path, help="rows to score after every epoch; no epoch is chosen by them")
     train.add_argument("--output-dir", type=Path, required=True, help="where the fine-tuned model, metrics and TensorBoard logs go")
     train.add_argument("--seed", type=int, default=0, help="of the new head, the order of the rows and dropout")
     _add_recipe(train)
@@ -81,7 +81,7 @@ def _parse() -> argparse.Namespace:
     compare.add_argument(
         "--model", required=True, nargs="+", action="extend", metavar="NAME=DIR_OR_HUB_ID", help="a model and the name it has in the table"
     )
-    compare.add_argument("--eval-file", type=Path, required=True, help="rows to score each model on after its last epoch")
+    compare.add_argument("--eval-file", type=Path, required=True, help="rows to score each model on when it is trained")
     compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="every model is fine-tuned once with each")
     compare.add_argument("--output-dir", type=Path, required=True, help="NAME/seed-N of every model, table.md and table.json")
     _add_recipe(compare)
@@ -100,6 +100,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-5, help="its peak: it rises over the first tenth, then falls to 0")
     parser.add_argument("--input-format", choices=("untyped", "typed", "typed-punct", "none"), default="untyped", help="entity markers")
+    parser.add_argument("--head", choices=("cls", "entities"), default="cls", help="on the [CLS] state, or the entities' first states")
+    parser.add_argument(
+        "--hold-out", type=float, metavar="SHARE", help="of the training sentences; keeps the best epoch on them, otherwise the last one"
+    )
     parser.add_argument("--max-length", type=int, default=256, help="in tokens; longer rows are cut around their entities")
 
 

@@ -24,6 +24,7 @@ from trainer.relations import ENTITY_TYPES, Entity, Relation
 
 INPUT_FORMATS = ("untyped", "typed", "typed-punct", "none")
 WORD_START = "▁"  # U+2581, how SentencePiece writes the space before a word
+BYTE_LEVEL_WORD_START = "Ġ"  # how byte-level BPE writes the same
 PUNCTUATION = "@*#^"  # around the subject and its type, around the object and its type
 TYPE_WORDS = {"PER": "사람", "ORG": "단체", "LOC": "장소", "DAT": "날짜", "POH": "기타", "NOH": "수량"}
 BATCH_ROWS = 1000  # rows given to the tokenizer at once: it works on a batch in parallel
@@ -42,9 +43,15 @@ class MarkedText:
 
 @dataclass(frozen=True)
 class EncodedRelations:
-    """Rows as model inputs: token ids with the tokenizer's own special tokens around them, and how many rows had to be cut."""
+    """Rows as model inputs.
+
+    input_ids: each row's token ids, with the tokenizer's own special tokens around them.
+    starts: each row's places of the subject's and of the object's first token: its marker, where the format has one.
+    num_cut: how many rows were too long and had to be cut around their entities.
+    """
 
     input_ids: list[list[int]]
+    starts: list[tuple[int, int]]
     num_cut: int
 
 
@@ -89,11 +96,17 @@ def add_markers(tokenizer: PreTrainedTokenizerBase, input_format: str) -> int:
 
 
 def encode_relations(
-    rows: Sequence[Relation], tokenizer: PreTrainedTokenizerBase, input_format: str, max_length: int, source: str = "the data"
+    rows: Sequence[Relation],
+    tokenizer: PreTrainedTokenizerBase,
+    input_format: str,
+    max_length: int,
+    source: str = "the data",
+    end_id: int | None = None,
 ) -> EncodedRelations:
     """Token ids of every row, at most `max_length` each, special tokens included; a longer row is cut around its entities.
 
-    The tokenizer must be a fast one that knows the format's markers. `source` names the data in errors.
+    The tokenizer must be a fast one that knows the format's markers. `source` names the data in errors. `end_id`, if given, ends every
+    row, once: encoder-decoders classify from the state of the end token, which some of their tokenizers do not write by themselves.
     Raises UserError where a sentence holds a marker's own text, or max_length leaves no room for two entities.
     """
     markers = marker_tokens(input_format)
@@ -106,18 +119,25 @@ def encode_relations(
                 f"found {clash!r}; take it out of the sentence"
             )
     prefix, suffix = special_frame(tokenizer)
+    if end_id is not None and end_id not in suffix:
+        suffix = [*suffix, end_id]
     budget = max_length - len(prefix) - len(suffix)
     if budget < 6:
         raise UserError(
             f"--max-length: expected at least {len(prefix) + len(suffix) + 6}, found {max_length}; two marked entities need the room"
         )
-    encoded, num_cut = [], 0
-    for ids, regions in _tokenize(rows, tokenizer, input_format):
+    encoded, starts, num_cut = [], [], 0
+    control_ids = {*prefix, *suffix} - {tokenizer.unk_token_id}
+    for row, (ids, regions) in zip(rows, _tokenize(rows, tokenizer, input_format, control_ids), strict=True):
+        first, second = regions[0][0], regions[1][0]
         if len(ids) > budget:
-            ids = [ids[place] for place in keep_around(len(ids), regions, budget)]
+            kept = keep_around(len(ids), regions, budget)
+            ids, first, second = [ids[place] for place in kept], kept.index(first), kept.index(second)
             num_cut += 1
         encoded.append([*prefix, *ids, *suffix])
-    return EncodedRelations(encoded, num_cut)
+        first, second = len(prefix) + first, len(prefix) + second
+        starts.append((first, second) if row.subject.start < row.object.start else (second, first))
+    return EncodedRelations(encoded, starts, num_cut)
 
 
 def special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -164,9 +184,13 @@ def _marker_pair(role: str, entity: Entity, input_format: str) -> tuple[str, str
 
 
 def _tokenize(
-    rows: Sequence[Relation], tokenizer: PreTrainedTokenizerBase, input_format: str
+    rows: Sequence[Relation], tokenizer: PreTrainedTokenizerBase, input_format: str, control_ids: set[int]
 ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
-    """(token ids, the two entities' token places) of each row, without the tokenizer's own special tokens."""
+    """(token ids, the two entities' token places) of each row, without the tokenizer's own special tokens.
+
+    control_ids: what frames a row. Where a sentence spells such a token, say '</s>', it reads as the unknown token, if the tokenizer has
+    one: an encoder-decoder would look there for the end of the row.
+    """
     glue = _Glue(tokenizer)
     for begin in range(0, len(rows), BATCH_ROWS):
         marked = [mark(row, input_format) for row in rows[begin : begin + BATCH_ROWS]]
@@ -174,6 +198,10 @@ def _tokenize(
         for m, ids, offsets in zip(marked, batch["input_ids"], batch["offset_mapping"], strict=True):
             if input_format != "none":
                 ids, offsets = glue.apply(m, ids, offsets)
+            if not control_ids.isdisjoint(ids):
+                read = [tokenizer.unk_token_id if token_id in control_ids else token_id for token_id in ids]
+                offsets = [span for span, token_id in zip(offsets, read, strict=True) if token_id is not None]
+                ids = [token_id for token_id in read if token_id is not None]
             yield ids, [_places(region, offsets) for region in m.regions]
 
 
@@ -181,7 +209,7 @@ def _places(region: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> tupl
     """First and last-plus-one token that touches a character region; at least one token long."""
     touching = [place for place, (start, end) in enumerate(offsets) if start < region[1] and end > region[0]]
     if not touching:  # the tokenizer dropped the entity's characters altogether
-        place = min(sum(start < region[0] for start, _ in offsets), len(offsets) - 1)
+        place = max(0, min(sum(start < region[0] for start, _ in offsets), len(offsets) - 1))
         return place, place + 1
     return touching[0], touching[-1] + 1
 
@@ -191,7 +219,8 @@ class _Glue:
 
     SentencePiece: a lone U+2581 goes, a leading one is taken off. WordPiece: a token that begins with a Hangul letter gets its '##'.
     As the official code, with one difference: where the glued token is not in the vocabulary, official code gives an unknown
-    token; here SentencePiece splits the rest of the token anew, and WordPiece keeps the token as it was.
+    token; here SentencePiece splits the rest of the token anew, and WordPiece keeps the token as it was. Byte-level BPE is treated as
+    SentencePiece is: with add_prefix_space it writes a 'Ġ' after every marker.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -200,7 +229,8 @@ class _Glue:
         self.tokens = {token_id: token for token, token_id in self.vocabulary.items()}
         self.special_ids = set(tokenizer.all_special_ids)
         self.wordpiece_prefix: str = getattr(self.model, "continuing_subword_prefix", None) or ""
-        self.sentencepiece = not self.wordpiece_prefix and any(token.startswith(WORD_START) for token in self.vocabulary)
+        starts = () if self.wordpiece_prefix else (WORD_START, BYTE_LEVEL_WORD_START)
+        self.word_start = next((start for start in starts if any(token.startswith(start) for token in self.vocabulary)), None)
 
     def apply(self, marked: MarkedText, ids: list[int], offsets: list[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
         """The glued ids, and the character span (start, end) of each."""
@@ -219,8 +249,8 @@ class _Glue:
         token = self.tokens[token_id]
         if token_id in self.special_ids:
             return [token_id]
-        if self.sentencepiece and token.startswith(WORD_START):
-            rest = token.removeprefix(WORD_START)
+        if self.word_start and token.startswith(self.word_start):
+            rest = token.removeprefix(self.word_start)
             return [self.vocabulary[rest]] if rest in self.vocabulary else [piece.id for piece in self.model.tokenize(rest)] if rest else []
         if self.wordpiece_prefix and not token.startswith(self.wordpiece_prefix) and _is_hangul(token[0]):
             return [self.vocabulary.get(self.wordpiece_prefix + token, token_id)]
