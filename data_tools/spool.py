@@ -44,7 +44,7 @@ def split_documents(documents: list[Document], splitter: str, keep: SentenceFilt
     num_empty, left_out = 0, Counter[str]()
     for document in documents:
         try:
-            text = wikitext.to_paragraphs(document.text) if document.is_wikitext else document.text
+            text = wikitext.to_paragraphs(document.text, document.namespaces) if document.is_wikitext else document.text
         except Exception:  # whatever the parser stumbles over, it costs one page
             failed.append(document.title)
             continue
