@@ -33,9 +33,9 @@ LAYERS = {
     ],
     "trainer": [
         {"recipe", "architecture", "relations", "scores", "memory", "lock", "catalogue", "launcher"},
-        {"schedule", "masking", "blocks", "stages", "checkpoint", "markers", "entity_head"},
+        {"schedule", "masking", "blocks", "stages", "checkpoint", "markers", "entity_head", "relation_page"},
         {"flops", "plan", "mlm", "embedding_init", "ranks", "classifier"},
-        {"watchdog", "journal", "diary", "surgery", "engine", "export", "evaluation"},
+        {"watchdog", "journal", "diary", "surgery", "engine", "export", "evaluation", "triples"},
         {"state", "finetune"},
         {"comparison"},
         {"xpt", "klue_re", "fill_mask"},

@@ -323,7 +323,7 @@ def test_duplicates_in_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     hashes.tofile(tmp_path / "hashes")
     expected = np.zeros(len(hashes), bool)
     expected[np.unique(hashes, return_index=True)[1]] = True
-    for size in (1 << 22, 1000, 37):
+    for size in (1 << 22, 5000, 300):
         monkeypatch.setattr("data_tools.duplicates.PARTITION", size)
         assert (first_occurrences(tmp_path / "hashes") == expected).all()
 

@@ -8,18 +8,22 @@ import numpy as np
 
 from data_tools.errors import UserError
 from trainer.classifier import Classifier, encode_rows, load_classifier, pick_device, predict_probabilities
+from trainer.relation_page import render
 from trainer.relations import LABELS, Relation, read_relations
 from trainer.scores import score_relations
 
 
-def evaluate(model: str, data: Path, report: Path | None = None, predictions: Path | None = None) -> dict[str, Any]:
+def evaluate(
+    model: str, data: Path, report: Path | None = None, predictions: Path | None = None, page: Path | None = None
+) -> dict[str, Any]:
     """Score the model on every row of `data` and write what was asked for; returns the report.
 
     report: see `report_on`.
     predictions: one JSON object a row, in the data's order: guid, label, prediction, probabilities (30, official order).
+    page: HTML, see `trainer.relation_page`.
     Raises UserError for what the user must mend; then no file is written.
     """
-    for flag, path in (("--report", report), ("--predictions", predictions)):
+    for flag, path in (("--report", report), ("--predictions", predictions), ("--html", page)):
         if path and path.is_dir():
             raise UserError(f"{flag} {path}: expected a file to write, found a folder; name a file in it")
     rows = read_relations(data)
@@ -30,6 +34,8 @@ def evaluate(model: str, data: Path, report: Path | None = None, predictions: Pa
     scores = report_on(classifier, model, data, score_relations(np.array([row.label for row in rows]), probabilities), encoded.num_cut)
     if predictions:
         write_aside(predictions, "".join(_prediction_line(row, p) for row, p in zip(rows, probabilities, strict=True)))
+    if page:
+        write_aside(page, render(rows, probabilities, scores))
     if report:
         write_aside(report, json.dumps(scores, ensure_ascii=False, indent=1) + "\n")
     return scores

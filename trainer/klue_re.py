@@ -1,8 +1,9 @@
-"""Relation extraction on KLUE-RE: fine-tune a model, evaluate it, compare several; list the public models that have a short name.
+"""Relation extraction on KLUE-RE: fine-tune a model, evaluate it, compare several, use one; list the public models with a short name.
 
     python trainer/klue_re.py train --model run/model --train-file klue-re-v1.1_train.json --eval-file klue-re-v1.1_dev.json --output-dir D
     python trainer/klue_re.py eval --model D --data klue-re-v1.1_dev.json --report R.json --predictions P.jsonl
     python trainer/klue_re.py compare --model xpt=run/model --model seed=SEED --train-file F --eval-file F --seeds 0 1 2 --output-dir D
+    python trainer/klue_re.py predict --model D --sentence 김철수는서울에서태어났다. --subject 김철수 --object 서울
     python trainer/klue_re.py models --scope korean --runnable
 
 Runs on a GPU where there is one, else on the CPU (OMP_NUM_THREADS sets the threads). A train or compare that was interrupted goes
@@ -13,7 +14,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from data_tools.errors import run_command
+from data_tools.errors import UserError, run_command
 from trainer.catalogue import SCOPES, STRUCTURES, as_csv, as_markdown, as_text, read_models, resolve_model, resolve_named, select
 
 
@@ -36,7 +37,10 @@ def main() -> None:
     keep_freed_memory()
     quiet_transformers()
     if arguments.command == "eval":
-        print(summary(evaluate(arguments.model, arguments.data, arguments.report, arguments.predictions)))
+        print(summary(evaluate(arguments.model, arguments.data, arguments.report, arguments.predictions, arguments.html)))
+        return
+    if arguments.command == "predict":
+        _print_triples(arguments)
         return
     shared = {
         name: getattr(arguments, name)
@@ -46,6 +50,22 @@ def main() -> None:
         train(Settings(model=arguments.model, output_dir=arguments.output_dir, seed=arguments.seed, **shared))
     else:
         print(compare(named_models(arguments.model), arguments.seeds, arguments.output_dir, shared))
+
+
+def _print_triples(arguments: argparse.Namespace) -> None:
+    from trainer.classifier import load_classifier, pick_device
+    from trainer.relations import read_relations
+    from trainer.triples import one_row, read_triples
+
+    words = (arguments.sentence, arguments.subject, arguments.object)
+    if arguments.data is None and None in words:
+        raise UserError("expected --data FILE, or --sentence, --subject and --object together")
+    rows = [one_row(*words, arguments.types)] if arguments.data is None else read_relations(arguments.data, labelled=False)
+    classifier = load_classifier(arguments.model)
+    classifier.model.to(pick_device())  # type: ignore[arg-type]
+    for triples in read_triples(classifier, rows, str(arguments.data or "--sentence"), arguments.top):
+        for triple in triples:
+            print(f"({triple.subject}, {triple.relation}, {triple.object})\t{triple.probability:.4f}", flush=True)
 
 
 def _print_models(arguments: argparse.Namespace) -> None:
@@ -73,7 +93,17 @@ def _parse() -> argparse.Namespace:
     evaluate.add_argument("--model", required=True, metavar="D", help="a folder that `train` wrote")
     evaluate.add_argument("--data", type=Path, required=True, help="KLUE-RE rows: KLUE's JSON, or JSON lines")
     evaluate.add_argument("--report", type=Path, help="write the scores there, as JSON")
+    evaluate.add_argument("--html", type=Path, help="write a page to look at there: relations, confusion, curves, mistakes")
     evaluate.add_argument("--predictions", type=Path, help="write every row's probabilities there, as JSON lines")
+
+    predict = commands.add_parser("predict", help="read triples out of sentences", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    predict.add_argument("--model", required=True, metavar="D", help="a folder that `train` wrote")
+    predict.add_argument("--data", type=Path, help="rows as KLUE-RE's, JSON lines or JSON; guid and label may be missing")
+    predict.add_argument("--sentence", help="instead of --data: one sentence")
+    predict.add_argument("--subject", help="a word of it")
+    predict.add_argument("--object", help="another")
+    predict.add_argument("--types", nargs=2, default=["PER", "ORG"], metavar="TYPE", help="of subject and object, for typed input formats")
+    predict.add_argument("--top", type=int, choices=range(1, 31), default=1, metavar="N", help="triples of each sentence, likeliest first")
 
     compare = commands.add_parser(
         "compare", help="fine-tune and score several models", formatter_class=argparse.ArgumentDefaultsHelpFormatter

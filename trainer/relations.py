@@ -70,15 +70,18 @@ class Relation:
     label: int
 
 
-def read_relations(path: Path) -> list[Relation]:
+def read_relations(path: Path, labelled: bool = True) -> list[Relation]:
     """Read and check every row of a KLUE-RE file, in the file's order.
 
+    labelled: whether guid and label must be there; without, a missing guid is the row's number and a missing label no_relation.
     Raises UserError once for the whole file: all its problems up to MAX_PROBLEMS_SHOWN, each with row number (from 1), guid and field.
     """
     label_numbers = {label: number for number, label in enumerate(LABELS)}
     relations: list[Relation] = []
     problems: list[str] = []
-    for where, item in _read_items(path):
+    for number, (where, item) in enumerate(_read_items(path), start=1):
+        if not labelled and isinstance(item, dict):
+            item = {"guid": str(number), "label": NO_RELATION, **item}
         row_problems = [f"{where}: {item}"] if isinstance(item, ValueError) else [f"{where}{p}" for p in _problems_of(item)]
         if row_problems:
             problems += row_problems
