@@ -261,7 +261,7 @@ def test_best_epoch_on_the_hold_out_is_kept(work, tmp_path, monkeypatch, killed_
 
     monkeypatch.setattr(finetune, "_score", scripted_score)
     monkeypatch.setattr(finetune, "_update", dying_update)
-    run = settings(work, tmp_path / "D", hold_out=0.25)
+    run = settings(work, tmp_path / "D", hold_out=0.25, learning_rate=1e-3)
     if killed_at:
         with pytest.raises(KeyboardInterrupt):
             train(run)
@@ -281,6 +281,8 @@ def test_best_epoch_on_the_hold_out_is_kept(work, tmp_path, monkeypatch, killed_
     assert json.loads((tmp_path / "D" / "settings.json").read_text(encoding="utf-8"))["selection"] == chosen["selection"]
     rows = read_rows(tmp_path / "D" / "metrics.jsonl")
     assert [row["hold_out_micro_f1"] for row in rows if "hold_out_micro_f1" in row] == [50, 90, 90, 70]
+    by_epoch = [row["eval_auprc"] for row in rows if "eval_auprc" in row]
+    assert report["auprc"] == by_epoch[1] != by_epoch[3]
 
 
 def test_run_of_before_there_were_heads_and_hold_outs_goes_on(work, trained, tmp_path, capsys):
@@ -302,6 +304,12 @@ def test_head_on_the_entities_learns_and_lies_beside_a_plain_base_model(work, tm
     assert again == report
     base, loading = AutoModel.from_pretrained(tmp_path / "D", output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    classifier = load_classifier(str(tmp_path / "D"))
+    data = EncodedRelations([[2, 5, 8, 14, 3]], [(2, 1)], 0)
+    states = base(input_ids=torch.tensor(data.input_ids)).last_hidden_state[0]
+    dense, out = classifier.model.head["dense"], classifier.model.head["out"]
+    logits = out(torch.tanh(dense(torch.cat([states[2], states[1]]))))  # the subject first, wherever it stands
+    assert torch.allclose(classifier.model.eval()(**padded_batch(classifier, data, [0])).logits[0], logits, atol=1e-5)
     assert base.config.klue_re["head"] == "entities" and base.config.architectures == ["BertModel"]
     save_file({"dense.weight": torch.zeros(2, 2)}, tmp_path / "D" / "entity_head.safetensors")
     with pytest.raises(UserError, match=r"expected entity_head\.safetensors beside the model, with a head of its width, found: "):
