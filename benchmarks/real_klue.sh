@@ -28,4 +28,8 @@ for name in "${!MODELS[@]}"; do
     fine_tune "$KLUE/klue-re-v1.1_train.json" "$KLUE/klue-re-v1.1_dev_part.json" "$name" "$rate" "$OUT/full-$name-$rate" &
 done
 wait
+for name in "${!MODELS[@]}"; do
+    python trainer/klue_re.py eval --model "$OUT/full-$name-$rate" --data "$KLUE/klue-re-v1.1_dev_part.json" \
+        --predictions "$OUT/full-$name-$rate/predictions.jsonl" --html "$OUT/full-$name-$rate/page.html"
+done
 python benchmarks/real_klue.py tables "$OUT" "$KLUE"

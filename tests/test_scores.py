@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.relations import LABELS
-from trainer.scores import auprc, micro_f1, score_relations
+from trainer.scores import auprc, micro_f1, paired_bootstrap, score_relations
 
 
 def plain_micro_f1(labels: list[int], predictions: list[int]) -> float:
@@ -88,3 +88,15 @@ def test_by_hand():
     # (0, 1), (0, 0), (1, 1/2); the other 28 have no row.
     class_0, class_1 = 0.5 * (0 + 0.5) / 2 + 0.5 * (0.5 + 2 / 3) / 2, 0.25
     assert auprc(np.array([1, 0, 0]), probabilities) == pytest.approx(100 * (class_0 + class_1 + 28 * 0.5) / 30)
+
+
+def test_paired_bootstrap_against_resampling_row_by_row() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 5, 150)
+    first, second = (np.where(rng.random(150) < share, labels, rng.integers(0, 5, 150)) for share in (0.8, 0.5))
+    difference, low, high = paired_bootstrap(labels, first, second)
+    assert difference == pytest.approx(micro_f1(labels, first) - micro_f1(labels, second)) and low < difference < high
+    draws = [rng.integers(0, 150, 150) for _ in range(2000)]
+    plain = [micro_f1(labels[draw], first[draw]) - micro_f1(labels[draw], second[draw]) for draw in draws]
+    assert (low, high) == pytest.approx(tuple(np.percentile(plain, [2.5, 97.5])), abs=1.5)
+    assert paired_bootstrap(labels, first, first) == (0.0, 0.0, 0.0)
