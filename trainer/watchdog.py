@@ -19,7 +19,7 @@ from torch.distributed import TCPStore
 
 from trainer.ranks import Ranks
 
-SPEAKERS_LEAD = 3.0  # seconds that the others leave to the rank that speaks, before they end too
+FAREWELL = 4.0  # seconds until a rank ends that knows of the standstill: all know by then, and one has spoken
 
 
 @dataclass
@@ -90,8 +90,9 @@ class Watchdog:
         if self._rank == speaker:
             named = ", ".join(f"rank {rank} on {self._news[rank].host}" for rank in suspects)
             print(f"error: no progress for {self._limit:g} s: {named} {why}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(SPEAKERS_LEAD)
+        # Whoever ends first breaks the others' connections: their main threads wake up with an error that says nothing new.
+        sys.excepthook = lambda *_: time.sleep(2 * FAREWELL)
+        time.sleep(FAREWELL)
         os._exit(1)  # the main thread is stuck: no orderly end is possible
 
     def _suspects(self) -> tuple[list[int], str]:
