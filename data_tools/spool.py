@@ -1,8 +1,7 @@
 """The sentences of all documents, aside on disk between the two passes over the text: one a line, documents one after another."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +37,7 @@ class SplitDocuments(NamedTuple):
 
 def split_documents(documents: list[Document], splitter: str, keep: SentenceFilter) -> SplitDocuments:
     """Split documents into sentences that pass the filter; a page that cannot be parsed is named, never fatal."""
-    split = _splitter(splitter)
+    split = make_splitter(splitter)
     parts, num_bytes, num_sentences, failed = [], [], [], []
     hashes: list[int] = []
     num_empty, left_out = 0, Counter[str]()
@@ -65,11 +64,6 @@ def split_documents(documents: list[Document], splitter: str, keep: SentenceFilt
     return SplitDocuments(
         b"".join(parts), np.array(hashes, np.uint64), num_bytes, num_sentences, num_empty, left_out, failed, documents[-1].position
     )
-
-
-@lru_cache(maxsize=1)
-def _splitter(name: str) -> Callable[[str], list[str]]:
-    return make_splitter(name)
 
 
 def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:

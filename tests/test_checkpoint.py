@@ -1,6 +1,7 @@
 """A damaged checkpoint is never opened, and the message names the file."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from data_tools.errors import UserError
-from trainer.checkpoint import Checkpoint, newest, seal, write_entries
+from trainer.checkpoint import Checkpoint, newest, seal, write_alone, write_entries
 
 SHAPES = {"a.weight": (40, 30), "a.bias": (40,), "b.weight": (30, 40)}
 
@@ -99,6 +100,22 @@ def test_a_file_of_another_run_is_found(tmp_path: Path, name: str) -> None:
     shutil.copy(other / name, mine / name)
     with pytest.raises(UserError, match=name):
         Checkpoint.open(mine)
+
+
+def test_everything_is_on_the_disk_before_the_marker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", watched)
+    values = {name: torch.ones(shape) for name, shape in SHAPES.items()}
+    path = write_alone(tmp_path, 3, "0", values, {"a.bias": (torch.zeros(40), torch.ones(40))}, {"step": 3})
+    assert synced == ["weights-0.safetensors", "moments-0.safetensors", "state.json", "complete.json", "checkpoints"]
+    found = {name: moments for name, _, moments in Checkpoint.open(path).entries(SHAPES)}
+    assert [name for name, moments in found.items() if moments] == ["a.bias"] and Checkpoint.open(path).adam_steps == {"a.bias": 3}
 
 
 def test_a_marker_that_vouches_for_too_little_is_refused(tmp_path: Path) -> None:

@@ -117,6 +117,24 @@ def seal(partial: Path, state: dict[str, Any], files: dict[str, Any]) -> Path:
     return final
 
 
+def write_alone(
+    run: Path, step: int, stem: str, parameters: Mapping[str, torch.Tensor], moments: Mapping[str, Moments], state: dict[str, Any]
+) -> Path:
+    """A checkpoint that one process writes, on the disk when this returns. Returns its folder.
+
+    moments: of the parameters that trained, each `step` Adam steps. state: what state.json holds besides the parameters.
+    """
+    partial = run / "checkpoints" / f"step-{step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+    entries = ((name, value.detach(), moments.get(name)) for name, value in parameters.items())
+    files = write_entries(partial, stem, shapes, set(moments), entries)
+    flush(*(partial / name for name in files))
+    records = {name: {"shape": shape, "file": stem, "adam_step": step if name in moments else 0} for name, shape in shapes.items()}
+    return seal(partial, {**state, "parameters": records}, files)
+
+
 def link_files(partial: Path, previous: "Checkpoint", stems: set[str]) -> dict[str, Any]:
     """Hard-link the files of an earlier checkpoint that have these stems; copies where the file system has no links.
 

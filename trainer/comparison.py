@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.errors import UserError
+from trainer.evaluation import write_aside
 from trainer.finetune import Settings, train
 
 
@@ -48,9 +49,7 @@ def compare(models: Mapping[str, str], seeds: Sequence[int], output_dir: Path, r
             runs[name].append({"seed": seed, **{key: report[key] for key in ("micro_f1", "auprc", "accuracy")}})
     table = _markdown(runs)
     for path, text in ((output_dir / "table.md", table + "\n"), (output_dir / "table.json", json.dumps(runs, indent=1) + "\n")):
-        aside = path.with_name(path.name + ".partial")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        write_aside(path, text)
     return table
 
 

@@ -264,16 +264,9 @@ def _update(
 
 def _save(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer, step: int, best: dict[str, Any] | None) -> None:
     """A checkpoint; of the earlier ones that of the best epoch stays."""
-    partial = output / "checkpoints" / f"step-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     parameters = dict(classifier.model.named_parameters())
     moments = {name: (state["exp_avg"], state["exp_avg_sq"]) for name, p in parameters.items() if (state := optimizer.state.get(p))}
-    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    entries = ((name, p.detach(), moments.get(name)) for name, p in parameters.items())
-    files = checkpoints.write_entries(partial, "0", shapes, set(moments), entries)
-    records = {name: {"shape": shapes[name], "file": "0", "adam_step": step if name in moments else 0} for name in shapes}
-    checkpoints.seal(partial, {"step": step, "best": best, "parameters": records}, files)
+    checkpoints.write_alone(output, step, "0", parameters, moments, {"step": step, "best": best})
     checkpoints.prune(output, keep_last=1, keep_steps={best["step"]} if best else set())
 
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from data_tools.errors import RunError
-from trainer.checkpoint import Checkpoint, flush, link_files, prune, seal, write_entries
+from trainer.checkpoint import Checkpoint, flush, link_files, prune, seal, write_alone, write_entries
 from trainer.engine import StageEngine
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
@@ -37,8 +35,8 @@ class TrainState:
 
 def save_seed(run: Path, recipe: Recipe, corpus: dict[str, str], model: Any, report: dict[str, Any], forward: dict[str, Any]) -> Path:
     """The checkpoint of step 0: the model as surgery left it. corpus: values of CORPUS_KEYS. Rank 0 only."""
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-    return _save_first(run, _header(TrainState(), recipe, corpus, model.config.to_dict()), parameters, report, forward)
+    header = _header(TrainState(), recipe, corpus, model.config.to_dict())
+    return write_alone(run, 0, "seed", dict(model.named_parameters()), {}, {**header, "surgery": report, "forward": forward})
 
 
 def save_weights(run: Path, recipe: Recipe, corpus: dict[str, str], source: Checkpoint) -> Path:
@@ -46,20 +44,8 @@ def save_weights(run: Path, recipe: Recipe, corpus: dict[str, str], source: Chec
     surgery = {**source.state["surgery"], "initialised_from": f"{source.path}, step {source.state['step']}"}
     parameters = {name: value for name, value, _ in source.entries(source.shapes)}
     header = _header(TrainState(), recipe, corpus, source.state["model_config"])
-    return _save_first(run, header, parameters, surgery, {})  # its forward check is of another corpus
-
-
-def _save_first(
-    run: Path, header: dict[str, Any], parameters: dict[str, torch.Tensor], surgery: dict[str, Any], forward: dict[str, Any]
-) -> Path:
-    partial = run / "checkpoints" / "step-0.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
-    files = write_entries(partial, "seed", shapes, set(), ((name, value, None) for name, value in parameters.items()))
-    flush(*(partial / name for name in files))
-    records = {name: {"shape": shape, "file": "seed", "adam_step": 0} for name, shape in shapes.items()}
-    return seal(partial, {**header, "surgery": surgery, "forward": forward, "parameters": records}, files)
+    state = {**header, "surgery": surgery, "forward": {}}  # its forward check is of another corpus
+    return write_alone(run, 0, "seed", parameters, {}, state)
 
 
 class Saver:
@@ -74,8 +60,9 @@ class Saver:
         """first: the checkpoint that the run starts from. say: told of failures that the recipe says to survive."""
         self.last = first
         """The newest checkpoint: to build an engine from, also while it is under way."""
+        self.good = first
+        """The newest finished checkpoint."""
         self._run, self._recipe, self._ranks, self._say = run, recipe, ranks, say
-        self._good = first
         self._needed = False
         self._thread: threading.Thread | None = None
         self._failure: OSError | None = None
@@ -94,7 +81,7 @@ class Saver:
         self.finish()
         self._needed = needed
         partial = self._run / "checkpoints" / f"step-{state.step}.partial"
-        stem, shapes, adam_steps = f"{state.step}-{self._ranks.rank}", self._good.shapes, engine.adam_steps
+        stem, shapes, adam_steps = f"{state.step}-{self._ranks.rank}", self.good.shapes, engine.adam_steps
         if self._ranks.is_main:
             shutil.rmtree(partial, ignore_errors=True)
             self._attempt(lambda: partial.mkdir(parents=True))
@@ -106,15 +93,15 @@ class Saver:
         records = {
             name: {"shape": shapes[name], "file": stem, "adam_step": adam_steps[name]} for stem, names, _ in shares for name in names
         }
-        frozen = {name: record for name, record in self._good.parameters.items() if name not in records}
+        frozen = {name: record for name, record in self.good.parameters.items() if name not in records}
         stems = {record["file"] for record in frozen.values()}
-        linked = self._ranks.gather(self._attempt(lambda: link_files(partial, self._good, stems)) if self._ranks.is_main else None)[0]
+        linked = self._ranks.gather(self._attempt(lambda: link_files(partial, self.good, stems)) if self._ranks.is_main else None)[0]
         if not self._all_well(partial):
             return
         records |= frozen
-        identity, config = {key: self._good.state[key] for key in CORPUS_KEYS}, self._good.state["model_config"]
+        identity, config = {key: self.good.state[key] for key in CORPUS_KEYS}, self.good.state["model_config"]
         content = {
-            **_header(state, self._recipe, identity, config), "loss_scaler": engine.loss_scaler, "surgery": self._good.state["surgery"],
+            **_header(state, self._recipe, identity, config), "loss_scaler": engine.loss_scaler, "surgery": self.good.state["surgery"],
             "world_size": self._ranks.world_size, "forward": forward, "parameters": {name: records[name] for name in shapes},
         }  # fmt: skip
         self.last = Checkpoint(partial, content, {name: info for _, _, files in shares for name, info in files.items()} | linked)
@@ -137,7 +124,7 @@ class Saver:
             self._attempt(lambda: seal(partial, state, files))
         if not self._all_well(partial):
             return
-        self.last = self._good = Checkpoint.open(partial.with_suffix(""), verify=False)
+        self.last = self.good = Checkpoint.open(partial.with_suffix(""), verify=False)
         if self._ranks.is_main:
             prune(self._run, self._recipe.keep_last, self._kept())
 
@@ -156,8 +143,8 @@ class Saver:
             return True
         if self._ranks.is_main:
             shutil.rmtree(partial, ignore_errors=True)
-        message = f"{partial.with_suffix('')} could not be written ({problems[0]}); {self._good.path} is the last good checkpoint"
-        self.last = self._good
+        message = f"{partial.with_suffix('')} could not be written ({problems[0]}); {self.good.path} is the last good checkpoint"
+        self.last = self.good
         if self._needed or self._recipe.on_save_failure == "stop":
             raise RunError(message)
         self._say(f"WARNING: {message}; going on")

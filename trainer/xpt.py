@@ -297,7 +297,7 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
             journal.say(f"{where}: a gradient was not finite; skipped ({skipped} in a row)")
             if skipped == recipe.max_skipped:
                 raise RunError(
-                    f"{where}: {skipped} steps in a row had a gradient that was not finite; {saver.last.path} is the last good checkpoint"
+                    f"{where}: {skipped} steps in a row had a gradient that was not finite; {saver.good.path} is the last good checkpoint"
                 )
             continue
         skipped = 0
