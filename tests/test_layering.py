@@ -32,7 +32,7 @@ LAYERS = {
         {"prepare", "steps", "inspect", "world"},
     ],
     "trainer": [
-        {"recipe", "architecture", "relations", "scores", "memory", "lock", "catalogue", "launcher"},
+        {"recipe", "architecture", "relations", "scores", "memory", "lock", "catalogue", "launcher", "lifeline"},
         {"schedule", "masking", "blocks", "stages", "checkpoint", "markers", "entity_head", "relation_page"},
         {"flops", "plan", "mlm", "embedding_init", "ranks", "classifier"},
         {"watchdog", "journal", "diary", "surgery", "engine", "export", "evaluation", "triples"},

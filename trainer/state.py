@@ -138,7 +138,7 @@ class Saver:
     def _all_well(self, partial: Path) -> bool:
         """Whether no rank failed since the last call."""
         failure, self._failure = self._failure, None
-        problems = [text for text in self._ranks.gather(failure and f"rank {self._ranks.rank}: {failure}") if text]
+        problems = [text for text in self._ranks.gather(failure and f"{self._ranks.name}: {failure}") if text]
         if not problems:
             return True
         if self._ranks.is_main:

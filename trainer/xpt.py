@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 from data_tools.corpus import Corpus
 from data_tools.errors import RunError, UserError
 from trainer import engine as engines
-from trainer import lock, plan, surgery
+from trainer import lifeline, lock, plan, surgery
 from trainer.architecture import architecture_of
 from trainer.blocks import PACKINGS, Blocks, MaskedBatch, SpecialIds, samples_of
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
@@ -39,7 +39,7 @@ from trainer.engine import DeepSpeedConfig, StageEngine
 from trainer.export import export
 from trainer.flops import Shape, peak_flops, stage_flops_per_token
 from trainer.journal import Journal, perplexity, read_rows
-from trainer.launcher import check_hostfile
+from trainer.launcher import check_launch
 from trainer.masking import dropout_seed
 from trainer.memory import keep_freed_memory
 from trainer.mlm import MaskedLanguageModel, build_model
@@ -53,16 +53,17 @@ from trainer.watchdog import Watchdog
 
 def main() -> None:
     arguments = parse_arguments()
-    recipe = load_recipe(
-        arguments.recipe, arguments.set, corpus=arguments.corpus, seed_model=arguments.seed_model, output_dir=arguments.output_dir
-    )
-    config = DeepSpeedConfig.load(arguments.ds_config)
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
     set_environment()
     engines.start()
     ranks = Ranks.current()
-    check_hostfile(ranks.world_size)
+    lifeline.tie(ranks.rank, ranks.world_size, ranks.gather)
+    check_launch(ranks.world_size)
+    recipe = load_recipe(
+        arguments.recipe, arguments.set, corpus=arguments.corpus, seed_model=arguments.seed_model, output_dir=arguments.output_dir
+    )
+    config = DeepSpeedConfig.load(arguments.ds_config)
     run = open_run(recipe, config, ranks)
     if arguments.dry_run:
         run.journal_plan(ranks)
