@@ -32,10 +32,10 @@ LAYERS = {
         {"prepare", "steps", "inspect", "world"},
     ],
     "trainer": [
-        {"recipe", "architecture", "relations", "scores", "memory", "lock", "catalogue", "launcher", "lifeline"},
+        {"recipe", "architecture", "relations", "scores", "memory", "lock", "catalogue", "launcher", "lifeline", "installation"},
         {"schedule", "masking", "blocks", "stages", "checkpoint", "markers", "entity_head", "relation_page"},
         {"flops", "plan", "mlm", "embedding_init", "ranks", "classifier"},
-        {"watchdog", "journal", "diary", "surgery", "engine", "export", "evaluation", "triples"},
+        {"watchdog", "journal", "diary", "surgery", "engine", "export", "evaluation", "triples", "storage"},
         {"state", "finetune"},
         {"comparison"},
         {"xpt", "klue_re", "fill_mask"},

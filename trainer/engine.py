@@ -99,7 +99,13 @@ def start(timeout_minutes: float = 30) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed calls older names
     # Its shared-memory all-reduce for CPUs is compiled at first use, for minutes; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))
+    try:
+        deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))
+    except ImportError as error:  # started by mpirun, where mpi4py says who we are
+        raise UserError(
+            f"mpi4py does not find the MPI library ({error}); set MPI4PY_LIBMPI to the libmpi.so of the mpirun that started this, "
+            "or MPI4PY_MPIABI to openmpi or mpich"
+        ) from None
 
 
 class StageEngine:

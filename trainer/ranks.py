@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -132,6 +132,26 @@ class Ranks:
         dist.all_gather_object(items, item)
         return items
 
+    def broadcast(self, data: bytes, source: int) -> bytes:
+        """The bytes of rank `source`, on every rank. data: as many on all ranks."""
+        self._enter()
+        tensor = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+        dist.broadcast(tensor, source)
+        return tensor.cpu().numpy().tobytes()
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Raises UserError on all ranks when a fact is not the same on all hosts."""
+        everyone = self.gather((socket.gethostname(), dict(facts)))
+        lines = []
+        for key in facts:
+            hosts: dict[str, list[str]] = {}
+            for host, theirs in everyone:
+                hosts.setdefault(str(theirs[key]), []).append(host)
+            if len(hosts) > 1:
+                lines.append(f"  {key}: " + "; ".join(f"{value} on {', '.join(sorted(set(names)))}" for value, names in hosts.items()))
+        if lines:
+            raise UserError("the hosts differ; give all of them the same:\n" + "\n".join(lines))
+
     def on_main(self, work: Callable[[], T]) -> T | None:
         """Run `work` on rank 0 while the others wait; all end together, with rank 0's message, when it fails there."""
         result, failure = None, None
@@ -188,6 +208,8 @@ def _end(status: int, message: str, named: bool = False) -> None:
     if line:
         line.say(status, message)
     else:
+        if rank_in_environment():
+            time.sleep(5)  # the launcher ends everyone once rank 0 has ended, after it has spoken; still here, it has no such error
         print(f"error: {message}", file=sys.stderr, flush=True)
     _leave(status)
 

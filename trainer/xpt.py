@@ -38,6 +38,7 @@ from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
 from trainer.engine import DeepSpeedConfig, StageEngine
 from trainer.export import export
 from trainer.flops import Shape, peak_flops, stage_flops_per_token
+from trainer.installation import digest_of, installed
 from trainer.journal import Journal, perplexity, read_rows
 from trainer.launcher import check_launch
 from trainer.masking import dropout_seed
@@ -48,6 +49,7 @@ from trainer.recipe import Recipe, load_recipe
 from trainer.schedule import learning_rate
 from trainer.stages import Parts, check_stages, split_parts, trainable
 from trainer.state import Saver, TrainState, save_seed, save_weights
+from trainer.storage import Storage
 from trainer.watchdog import Watchdog
 
 
@@ -143,6 +145,7 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
         raise UserError(f"expect_world_size is {recipe.expect_world_size}, but {ranks.world_size} rank(s) were started; check the hostfile")
     accumulation = config.accumulation(recipe.global_batch_size, ranks.world_size)
     corpus = Corpus.open(recipe.corpus)
+    ranks.agree({**installed(), "recipe": digest_of(recipe.as_dict()), "ds_config": digest_of(config.settings), "corpus": corpus.fingerprint})
     tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
     if len(tokenizer) != corpus.vocab_size:
         raise UserError(
@@ -197,7 +200,10 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
         forward = forward_check(run, lambda batch: MaskedLanguageModel(model.eval()).loss(batch, model.device), torch.float32)
         return str(save_seed(run.folder, run.recipe, run.corpus_identity, model, report, forward))
 
+    storage = Storage(run.folder, ranks)
+    storage.level(lambda found: refuse_other_run(run, found))
     path = ranks.gather(ranks.on_main(prepare))[0]
+    storage.level(lambda found: refuse_other_run(run, found))
     return Checkpoint.open(Path(path), verify=False)
 
 

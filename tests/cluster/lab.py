@@ -9,7 +9,9 @@ namespaces end. The hosts see the machine's files; `Host.disk` gives a folder a 
 """
 
 import argparse
+import ctypes
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -118,23 +120,23 @@ class Host:
         allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         return {"PATH": path, "HOME": str(self.home), "LANG": "C.UTF-8", "HF_HUB_OFFLINE": "1", "TERM": "dumb", **allowed}
 
-    def processes(self, text: str) -> list[int]:
-        """Process numbers, as the machine counts them, of what runs on this host with `text` in its command line."""
+    def processes(self, pattern: str) -> list[int]:
+        """Process numbers, as the machine counts them, of what runs on this host with a command line that begins like `pattern`."""
         space = os.readlink(f"/proc/{self._init}/ns/pid")
         found = []
         for folder in Path("/proc").iterdir():
             try:
                 if folder.name.isdigit() and os.readlink(folder / "ns" / "pid") == space:
                     words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    if text in words:  # a zombie's is empty
+                    if re.match(pattern, words):  # a zombie's is empty
                         found.append(int(folder.name))
             except OSError:
                 continue
         return sorted(found)
 
-    def kill(self, text: str) -> None:
-        """SIGKILL to everything on this host with `text` in its command line."""
-        for number in self.processes(text):
+    def kill(self, pattern: str) -> None:
+        """SIGKILL to `processes(pattern)`."""
+        for number in self.processes(pattern):
             os.kill(number, signal.SIGKILL)
 
     def cut(self) -> None:
@@ -185,7 +187,7 @@ class Lab:
     def hold(self, flags: list[str], script: str) -> tuple[subprocess.Popen[bytes], int]:
         """A process that holds new namespaces, and the number of the first process in them."""
         words = ["unshare", *flags, "--kill-child=SIGKILL", "bash", "-c", script]
-        holder = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        holder = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, preexec_fn=_end_with_parent)
         self._holders.append(holder)
         children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
         _until(lambda: bool(children.read_text().split()))
@@ -213,6 +215,11 @@ class Lab:
             holder.kill()
             holder.wait()
         shutil.rmtree(self.folder)
+
+
+def _end_with_parent() -> None:
+    """However this program ends, the kernel ends the hosts with it."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _until(true: object, seconds: float = 20) -> None:
