@@ -33,12 +33,12 @@ LAYERS = {
     ],
     "trainer": [
         {"recipe", "architecture", "relations", "scores", "memory", "lock", "catalogue", "launcher", "lifeline", "installation"},
-        {"schedule", "masking", "blocks", "stages", "checkpoint", "markers", "entity_head", "relation_page"},
+        {"schedule", "masking", "blocks", "stages", "checkpoint", "markers", "entity_head", "relation_page", "host"},
         {"flops", "plan", "mlm", "embedding_init", "ranks", "classifier"},
         {"watchdog", "journal", "diary", "surgery", "engine", "export", "evaluation", "triples", "storage"},
-        {"state", "finetune"},
+        {"state", "finetune", "meeting"},
         {"comparison"},
-        {"xpt", "klue_re", "fill_mask"},
+        {"xpt", "klue_re", "fill_mask", "doctor"},
     ],
 }
 FILES = sorted(path for package in LAYERS for path in (ROOT / package).glob("*.py") if path.stem != "__init__")

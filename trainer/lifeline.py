@@ -1,8 +1,8 @@
 """A connection between rank 0 and every other rank that carries next to nothing: its end says at once that a rank has ended, or that its
 host cannot be reached.
 
-The kernels of both hosts keep asking whether the other is there (TCP keepalive). So a rank that is slow, starved or stopped is not given up,
-that is the watchdog's affair; a pulled cable or a host without power is noticed after SILENCE seconds, although the collectives would
+The kernels of both hosts keep asking whether the other is there (TCP keepalive). So a rank that is slow, starved or stopped is not given
+up, that is the watchdog's affair; a pulled cable or a host without power is noticed after SILENCE seconds, although the collectives would
 wait for minutes. Rank 0 hears of every loss, says it once, and tells the rest; all end. Who loses rank 0 itself ends too.
 """
 

@@ -132,6 +132,15 @@ class Ranks:
         dist.all_gather_object(items, item)
         return items
 
+    def bandwidth(self, megabytes: int) -> float:
+        """Bytes that each rank sends a second while all add tensors of this size (a ring: 2 (N - 1) / N of the tensor)."""
+        tensor = torch.ones(megabytes * 2**18, device=self.device)
+        dist.all_reduce(tensor)
+        begin = time.perf_counter()
+        dist.all_reduce(tensor)
+        tensor[0].item()  # on a GPU, the end of it
+        return 2 * (self.world_size - 1) / self.world_size * 4 * tensor.numel() / (time.perf_counter() - begin)
+
     def broadcast(self, data: bytes, source: int) -> bytes:
         """The bytes of rank `source`, on every rank. data: as many on all ranks."""
         self._enter()

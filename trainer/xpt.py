@@ -145,7 +145,9 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
         raise UserError(f"expect_world_size is {recipe.expect_world_size}, but {ranks.world_size} rank(s) were started; check the hostfile")
     accumulation = config.accumulation(recipe.global_batch_size, ranks.world_size)
     corpus = Corpus.open(recipe.corpus)
-    ranks.agree({**installed(), "recipe": digest_of(recipe.as_dict()), "ds_config": digest_of(config.settings), "corpus": corpus.fingerprint})
+    ranks.agree(
+        {**installed(), "recipe": digest_of(recipe.as_dict()), "ds_config": digest_of(config.settings), "corpus": corpus.fingerprint}
+    )
     tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
     if len(tokenizer) != corpus.vocab_size:
         raise UserError(

@@ -34,11 +34,12 @@ class Failed(Exception):
 
 def wait(lab: Lab, process: "subprocess.Popen[str]", seconds: float) -> tuple[float, int]:
     """Until no rank runs on any host and the launcher has ended. Returns the seconds until the last rank had ended, and the status."""
-    begin, ranks_ended = time.monotonic(), 0.0
+    begin, ranks_ended = time.monotonic(), None
     while time.monotonic() - begin < seconds:
         alive = {host.name: numbers for host in lab.hosts if (numbers := host.processes(f"{RANKS}|{LAUNCH}"))}
-        ranks_ended = ranks_ended or (0.0 if alive else time.monotonic() - begin)
-        if not alive and process.poll() is not None:
+        if not alive and ranks_ended is None:
+            ranks_ended = time.monotonic() - begin
+        if ranks_ended is not None and process.poll() is not None:
             return ranks_ended, process.returncode
         time.sleep(0.1)
     raise Failed(f"after {seconds:g} s still there: {alive}, launcher's status {process.poll()}")
@@ -61,10 +62,11 @@ def trial(lab: Lab, root: Path, run: Path, fault: str, rng: random.Random) -> st
     process = launch(lab.hosts[0], lab.hostfile(), arguments(root, run), log)
     where = f"{fault} on {victim.name}"
     try:
+        deadline = time.monotonic() + 200
         if fault == "disk full":
-            seconds, status = wait(lab, process, 300)
+            while not messages(log.read_text()) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
         else:
-            deadline = time.monotonic() + 200
             while last_step(run) < step:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise Failed(f"the run did not come to step {step}: {log.read_text()[-3000:]}")
@@ -77,7 +79,7 @@ def trial(lab: Lab, root: Path, run: Path, fault: str, rng: random.Random) -> st
                 victim.kill(RANKS)
             else:
                 victim.kill(f"{RANKS}|{LAUNCH}")
-            seconds, status = wait(lab, process, LIMIT)
+        seconds, status = wait(lab, process, LIMIT)
     finally:
         victim.join()
     told = messages(log.read_text())

@@ -3,9 +3,9 @@
     python -m tests.cluster.lab --hosts 3 -- bash        # a shell on node1; the lab lasts as long as the command
     python -m tests.cluster.lab --hosts 2 --rate 1gbit -- deepspeed --hostfile hosts trainer/xpt.py ...
 
-Needs root, Linux namespaces, `ip`, `tc`, ssh and sshd. Hosts are called node1, node2, ... and have the addresses 10.77.0.1, 10.77.0.2, ...; the
-bridge has a namespace of its own, so nothing of the machine's network is touched, and nothing is left when the processes that hold the
-namespaces end. The hosts see the machine's files; `Host.disk` gives a folder a file system of the host's own.
+Needs root, Linux namespaces, `ip`, `tc`, ssh and sshd. Hosts are called node1, node2, ... and have the addresses 10.77.0.1, 10.77.0.2,
+...; the bridge has a namespace of its own, so nothing of the machine's network is touched, and nothing is left when the processes that
+hold the namespaces end. The hosts see the machine's files; `Host.disk` gives a folder a file system of the host's own.
 """
 
 import argparse
@@ -151,7 +151,9 @@ class Host:
         """Let the cable carry no more than `rate` (1gbit, 100mbit) either way."""
         limit = f"root tbf rate {rate} burst 256kb latency 100ms"
         self.lab.switch(f"tc qdisc replace dev {self.port} {limit}")
-        subprocess.run(["nsenter", "--target", str(self._init), "--net", "tc", "qdisc", "replace", "dev", "eth0", *limit.split()], check=True)
+        subprocess.run(
+            ["nsenter", "--target", str(self._init), "--net", "tc", "qdisc", "replace", "dev", "eth0", *limit.split()], check=True
+        )
 
     def sent(self) -> int:
         """Bytes that left this host."""

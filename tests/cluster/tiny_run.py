@@ -55,4 +55,3 @@ def rows(run: Path) -> list[dict[str, object]]:
 def messages(text: str) -> list[str]:
     """The trainer's error messages in a log."""
     return re.findall(r"(?:^|: )error: (.*)", text)
-
