@@ -311,7 +311,7 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
             continue
         skipped = 0
         state.step += 1
-        speed.count()
+        speed.count(engine.traffic.take())
         journal.advance(run.tokens_per_step, stage.name)
 
         done = state.step == stage_end
@@ -402,14 +402,16 @@ class Speed:
         self.restart()
 
     def restart(self) -> None:
-        self._begin, self._steps = time.perf_counter(), 0
+        self._begin, self._steps, self._sent = time.perf_counter(), 0, 0.0
 
-    def count(self) -> None:
+    def count(self, sent: float) -> None:
+        """One step. sent: bytes that this rank sent in it."""
         self._steps += 1
+        self._sent += sent
 
     def figures(self) -> dict[str, float]:
         rate = self._steps * self._tokens_per_step / (time.perf_counter() - self._begin)
-        return {"tokens_per_second": rate, "mfu": rate * self._flops / self._peak}
+        return {"tokens_per_second": rate, "mfu": rate * self._flops / self._peak, "bytes_sent_per_step": self._sent / max(1, self._steps)}
 
 
 if __name__ == "__main__":
