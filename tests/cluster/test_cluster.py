@@ -142,9 +142,6 @@ class TestDoctor:
         assert done.returncode == 0 and "is 2 folders" in done.stdout, done.stdout + done.stderr
 
     def test_what_is_wrong_is_named_with_its_remedy(self, lab: Lab, root: Path, tmp_path: Path) -> None:
-        code = tmp_path / "code"
-        code.mkdir()
-        shutil.copytree(ROOT / "trainer", code / "trainer")
         holder = lab.hosts[0].start([sys.executable, "-c", "import socket, time; s = socket.create_server(('', 29500)); time.sleep(600)"])
         corpus = tmp_path / "corpus"
         shutil.copytree(root / "corpus", corpus)
