@@ -91,8 +91,8 @@ class DeepSpeedConfig:
 
 def fitting_buckets(zero: dict[str, Any], trainable: int) -> dict[str, Any]:
     """`zero_optimization` with buckets no larger than what trains: DeepSpeed allocates them whole, by default 5e8 elements each."""
-    names = ("reduce_bucket_size", "allgather_bucket_size")
-    return {**zero, **{name: min(int(zero.get(name, 5e8)), trainable) for name in names}}
+    names, even = ("reduce_bucket_size", "allgather_bucket_size"), trainable + trainable % 2  # it refuses odd ones
+    return {**zero, **{name: min(int(zero.get(name, 5e8)), even) for name in names}}
 
 
 class Traffic:
