@@ -157,8 +157,7 @@ class Host:
 
     def sent(self) -> int:
         """Bytes that left this host."""
-        words = ["nsenter", "--target", str(self._init), "--net", "--mount", "cat", "/proc/net/dev"]
-        lines = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
+        lines = Path(f"/proc/{self._init}/net/dev").read_text().splitlines()
         return int(next(line for line in lines if "eth0:" in line).split(":")[1].split()[8])
 
     def disk(self, folder: Path, size: str = "1G") -> None:
