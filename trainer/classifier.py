@@ -26,11 +26,10 @@ from transformers.utils import cached_file
 
 from data_tools.errors import UserError
 from trainer.entity_head import HEAD_FILE, EntityClassifier
-from trainer.markers import INPUT_FORMATS, EncodedRelations, add_markers, encode_relations, marker_tokens
+from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens
 from trainer.relations import LABELS, Relation
+from trainer.settings import DEFAULT_MAX_LENGTH, HEADS, INPUT_FORMATS
 
-HEADS = ("cls", "entities")
-DEFAULT_MAX_LENGTH = 256
 PAD_MULTIPLE = 8  # few different widths, and matrix units like them
 
 
