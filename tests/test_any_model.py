@@ -16,6 +16,7 @@ from transformers import (
     BigBirdConfig,
     DebertaV2Config,
     ElectraConfig,
+    FNetConfig,
     GPT2Config,
     MT5Config,
     PretrainedConfig,
@@ -109,6 +110,7 @@ T5 = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
+FNET = {key: value for key, value in ENCODER.items() if key != "num_attention_heads"}
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": LIMIT, "initializer_range": 0.3}
 KINDS = {
     "bert": (BertConfig, ENCODER, lambda: wordpiece(True)),
@@ -124,6 +126,7 @@ KINDS = {
     "bart": (BartConfig, BART, lambda: byte_level(True)),
     "bart, tokenizer without an end": (BartConfig, BART, lambda: unigram("$A")),
     "mt5": (MT5Config, T5, lambda: unigram("$A </s>")),
+    "fnet": (FNetConfig, FNET, lambda: unigram("<s> $A </s>")),  # has no attention mask: reads padding
     "t5": (T5Config, T5, lambda: unigram("$A </s>")),
 }  # fmt: skip
 

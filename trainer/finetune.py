@@ -280,4 +280,5 @@ def _plan(settings: Settings, classifier: Classifier, fresh: list[str], paramete
         f"{settings.model}: {parameters / 1e6:.1f}M parameters; newly initialised: {new}\n"
         f"{settings.epochs} epochs, {steps:,} steps of {settings.batch_size} rows, learning rate {settings.learning_rate:g}, "
         f"format {settings.input_format}, head {settings.head}, {device} in {precision}, seed {settings.seed}"
+        + (f"\nthis model reads padding: every row is padded to {classifier.max_length} tokens" if classifier.padding_counts else "")
     )

@@ -72,12 +72,12 @@ def label_shift(train_counts: Sequence[int], labels: np.ndarray, probabilities: 
     train_counts: (30,) rows of each label in training; labels: (rows,); probabilities: (rows, 30). total_variation is half the sum of
     the shares' absolute differences, 0 to 1. micro_f1_at_these_shares is the score when the probabilities are reweighted from the
     training shares to the data's own (Saerens et al. 2002, with the shares known). It looks at the answers: no score to report as the
-    model's, but what it has over micro_f1 is lost to the shift alone. Half a row is added to each count, so that no share is 0.
+    model's, but what it has over micro_f1 is lost to the shift alone. For it half a row is added to each count, so that no share is 0.
     """
-    here, there = np.bincount(labels, minlength=NUM_LABELS) + 0.5, np.asarray(train_counts) + 0.5
-    here, there = here / here.sum(), there / there.sum()
-    reweighted = (probabilities * here / there).argmax(axis=1)
-    return {"total_variation": float(abs(here - there).sum() / 2), "micro_f1_at_these_shares": micro_f1(labels, reweighted)}
+    here, there = np.bincount(labels, minlength=NUM_LABELS), np.asarray(train_counts)
+    distance = abs(here / here.sum() - there / there.sum()).sum() / 2
+    reweighted = (probabilities * (here + 0.5) / (there + 0.5)).argmax(axis=1)
+    return {"total_variation": float(distance), "micro_f1_at_these_shares": micro_f1(labels, reweighted)}
 
 
 def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[tuple[float, float, float]]:
