@@ -82,14 +82,14 @@ def start(cell: Cell, recipe: str, arguments: argparse.Namespace) -> subprocess.
     if not (cell.run / "model" / "config.json").is_file():
         settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
         command = [
-            "trainer/xpt.py", "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", str(arguments.corpus), "--output-dir",
-            str(cell.run), "--set", f"surgery.lexicon={arguments.lexicon}", *cell.overrides(settings),
+            "trainer/xpt.py", "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", str(arguments.corpus),
+            "--output-dir", str(cell.run), "--set", f"surgery.lexicon={arguments.lexicon}", *cell.overrides(settings),
         ]  # fmt: skip
     else:
         train, dev = (next(arguments.klue.glob(f"*{name}*.json")) for name in ("train", "dev"))
         command = [
-            "trainer/klue_re.py", "train", "--model", str(cell.run / "model"), "--train-file", str(train), "--eval-file", str(dev), "--recipe",
-            "recipes/klue_re_official.yaml", "--learning-rate", "2e-4", "--seed", str(cell.seed), "--output-dir", str(cell.run / "klue_re"),
+            "trainer/klue_re.py", "train", "--model", str(cell.run / "model"), "--train-file", str(train), "--eval-file", str(dev),
+            "--recipe", "recipes/klue_re_official.yaml", "--learning-rate", "2e-4", "--seed", str(cell.seed), "--output-dir", str(cell.run / "klue_re"),
         ]  # fmt: skip
     with open(f"{cell.run}.log", "a", encoding="utf-8") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
