@@ -89,7 +89,8 @@ def start(cell: Cell, recipe: str, arguments: argparse.Namespace) -> subprocess.
         train, dev = (next(arguments.klue.glob(f"*{name}*.json")) for name in ("train", "dev"))
         command = [
             "trainer/klue_re.py", "train", "--model", str(cell.run / "model"), "--train-file", str(train), "--eval-file", str(dev),
-            "--recipe", "recipes/klue_re_official.yaml", "--learning-rate", "2e-4", "--seed", str(cell.seed), "--output-dir", str(cell.run / "klue_re"),
+            "--recipe", "recipes/klue_re_official.yaml", "--learning-rate", "2e-4", "--seed", str(cell.seed),
+            "--output-dir", str(cell.run / "klue_re"),
         ]  # fmt: skip
     with open(f"{cell.run}.log", "a", encoding="utf-8") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
