@@ -31,6 +31,7 @@ setup(
     ],
     extras_require={
         "kiwi": ["kiwipiepy>=0.20"],  # data_tools.prepare --splitter kiwi
-        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "mpich"],  # mpich: an mpirun for the tests
+        # mpich: an mpirun for the tests; accelerate: Hugging Face's Trainer, which the benchmarks compare with, needs it
+        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "mpich", "accelerate"],
     },
 )

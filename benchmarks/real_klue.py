@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.relations import LABELS, read_relations
-from trainer.scores import micro_f1, paired_bootstrap
+from trainer.scores import label_shift, micro_f1, paired_bootstrap
 
 RECORDS = Path("benchmarks/results/real_klue")
 NAMES = {
@@ -42,16 +42,10 @@ def label_counts(klue: Path) -> dict[str, list[int]]:
 
 
 def with_prior_of_dev(predictions: Path, klue: Path) -> float:
-    """Micro-F1 when the model's probabilities are reweighted from train's label shares to dev's (Saerens et al. 2002, shares known).
-
-    Not a score that anybody may report: it looks at dev. It says how much of what is lost is the shift of the shares.
-    """
-    counts = {name: np.array(values) + 0.5 for name, values in label_counts(klue).items()}
+    """Micro-F1 when the model's probabilities are reweighted from train's label shares to dev's: see `trainer.scores.label_shift`."""
     rows = [json.loads(line) for line in predictions.read_text().splitlines()]
-    probabilities = (
-        np.array([row["probabilities"] for row in rows]) * (counts["dev"] / counts["dev"].sum()) / (counts["train"] / counts["train"].sum())
-    )
-    return micro_f1(np.array([LABELS.index(row["label"]) for row in rows]), probabilities.argmax(axis=1))
+    labels, probabilities = np.array([LABELS.index(row["label"]) for row in rows]), np.array([row["probabilities"] for row in rows])
+    return label_shift(label_counts(klue)["train"], labels, probabilities)["micro_f1_at_these_shares"]
 
 
 def collect(out: Path, klue: Path) -> None:

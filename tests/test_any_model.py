@@ -16,6 +16,7 @@ from transformers import (
     BigBirdConfig,
     DebertaV2Config,
     ElectraConfig,
+    FNetConfig,
     GPT2Config,
     MT5Config,
     PretrainedConfig,
@@ -31,10 +32,11 @@ from trainer import classifier as classifiers
 from trainer import finetune
 from trainer.classifier import encode_rows, load_classifier, new_classifier, predict_probabilities, quiet_transformers
 from trainer.evaluation import evaluate
-from trainer.finetune import Settings, train
+from trainer.finetune import train
 from trainer.journal import read_rows
 from trainer.markers import EncodedRelations, marker_tokens
 from trainer.relations import read_relations
+from trainer.settings import Settings
 
 LIMIT = 40  # positions of the models that count them
 
@@ -108,6 +110,7 @@ T5 = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
+FNET = {key: value for key, value in ENCODER.items() if key != "num_attention_heads"}
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": LIMIT, "initializer_range": 0.3}
 KINDS = {
     "bert": (BertConfig, ENCODER, lambda: wordpiece(True)),
@@ -123,6 +126,7 @@ KINDS = {
     "bart": (BartConfig, BART, lambda: byte_level(True)),
     "bart, tokenizer without an end": (BartConfig, BART, lambda: unigram("$A")),
     "mt5": (MT5Config, T5, lambda: unigram("$A </s>")),
+    "fnet": (FNetConfig, FNET, lambda: unigram("<s> $A </s>")),  # has no attention mask: reads padding
     "t5": (T5Config, T5, lambda: unigram("$A </s>")),
 }  # fmt: skip
 

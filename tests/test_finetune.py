@@ -30,11 +30,12 @@ from trainer import finetune
 from trainer.classifier import length_limit, load_classifier, new_classifier, padded_batch, predict_probabilities, quiet_transformers
 from trainer.comparison import compare, named_models
 from trainer.evaluation import evaluate
-from trainer.finetune import Settings, epoch_batches, learning_rate, split_hold_out, train
+from trainer.finetune import epoch_batches, learning_rate, split_hold_out, train
 from trainer.journal import read_rows
 from trainer.markers import EncodedRelations
 from trainer.relations import LABELS, NO_RELATION, read_relations
 from trainer.scores import score_relations
+from trainer.settings import Settings, load_recipe
 
 REPOSITORY = Path(__file__).parent.parent
 PEOPLE, PLACES, FILLERS = ("가람", "나래", "다솔"), ("라온", "마루", "바다"), ("그리고", "어제", "정말", "또", "한때")
@@ -242,14 +243,17 @@ def test_hold_out_takes_whole_sentences_and_always_the_same(work):
 @pytest.mark.parametrize("killed_at", [None, 23, 33])  # an epoch has 10 steps
 def test_best_epoch_on_the_hold_out_is_kept(work, tmp_path, monkeypatch, killed_at):
     """The second of four epochs scores best there, the third on the evaluation file, which must not matter."""
-    score, update, weights, trained_on, calls = finetune._score, finetune._update, [], [], 0
+    scores, predict, update, weights, trained_on, calls = finetune._scores, predict_probabilities, finetune._update, [], [], 0
     num_held = len(split_hold_out(read_relations(work / "train.json"), 0.25)[1])
 
-    def scripted_score(classifier, data):
-        held = len(data.rows) == num_held
-        if held:
+    def watched_prediction(classifier, data):
+        if len(data.input_ids) == num_held:
             weights.append({name: p.detach().clone() for name, p in classifier.model.named_parameters()})
-        return score(classifier, data) | {"micro_f1": (50.0, 90.0, 90.0, 70.0)[len(weights) - 1] if held else 95.0 * (len(weights) == 3)}
+        return predict(classifier, data)
+
+    def scripted_scores(prefix, data, probabilities):
+        scripted = (50.0, 90.0, 90.0, 70.0)[len(weights) - 1] if prefix == "hold_out" else 95.0 * (len(weights) == 3)
+        return scores(prefix, data, probabilities) | {f"{prefix}_micro_f1": scripted}
 
     def dying_update(classifier, optimizer, rate, inputs, labels):
         nonlocal calls
@@ -259,7 +263,8 @@ def test_best_epoch_on_the_hold_out_is_kept(work, tmp_path, monkeypatch, killed_
         trained_on.append(len(labels))
         return update(classifier, optimizer, rate, inputs, labels)
 
-    monkeypatch.setattr(finetune, "_score", scripted_score)
+    monkeypatch.setattr(finetune, "predict_probabilities", watched_prediction)
+    monkeypatch.setattr(finetune, "_scores", scripted_scores)
     monkeypatch.setattr(finetune, "_update", dying_update)
     run = settings(work, tmp_path / "D", hold_out=0.25, learning_rate=1e-3)
     if killed_at:
@@ -272,7 +277,6 @@ def test_best_epoch_on_the_hold_out_is_kept(work, tmp_path, monkeypatch, killed_
     saved = load_file(tmp_path / "D" / "model.safetensors")
     assert all(torch.equal(saved[name], value) for name, value in weights[1].items())
     assert not all(torch.equal(saved[name], value) for name, value in weights[2].items())
-    monkeypatch.setattr(finetune, "_score", score)
     report = json.loads((tmp_path / "D" / "report.json").read_text(encoding="utf-8"))
     chosen = {"selection": f"best of 4 epochs on a hold-out of {num_held} rows", "epoch": 2, "hold_out_micro_f1": 90.0}
     again = evaluate(str(tmp_path / "D"), work / "dev.jsonl")
@@ -301,7 +305,7 @@ def test_head_on_the_entities_learns_and_lies_beside_a_plain_base_model(work, tm
     report = json.loads((tmp_path / "D" / "report.json").read_text(encoding="utf-8"))
     assert report["micro_f1"] > 95 and report["head"] == "entities" and report["selection"] == "last epoch" and report["epoch"] == 4
     again = evaluate(str(tmp_path / "D"), work / "dev.jsonl")
-    assert again == report
+    assert again == {key: value for key, value in report.items() if key != "training_seconds"}
     base, loading = AutoModel.from_pretrained(tmp_path / "D", output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     classifier = load_classifier(str(tmp_path / "D"))
@@ -330,8 +334,9 @@ def test_batches_cover_every_row_once_and_group_lengths():
 
 
 def test_learning_rate_by_hand():
-    rates = [learning_rate(1.0, step, 20) for step in range(20)]
+    rates = [learning_rate(1.0, step, 20, 0.1) for step in range(20)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0]) and rates[-1] == pytest.approx(1 / 18) and max(rates) == rates[2]
+    assert [learning_rate(1.0, step, 4, 0.0) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_padding_and_row_order_do_not_change_a_probability(work, trained):
@@ -483,6 +488,10 @@ BAD_INPUT: list[tuple[str, Making, tuple[str, ...]]] = [
     ("train --max-length 7", nothing, ("--max-length: expected at least 8, found 7", "two marked entities")),
     ("train --hold-out 1.5", nothing, ("--hold-out: expected a share", "found 1.5; give one such as 0.1")),
     ("train --hold-out 0.0001", nothing, ("--hold-out 0.0001: expected", "found 0 of the training file's", "give another share")),
+    ("train --warmup 1", nothing, ("--warmup: expected a share of the steps", "found 1.0; give one such as 0.1")),
+    ("train --recipe {bad}", nothing, ("--recipe {bad}: no such file", "recipes/ has klue_re_paper.yaml")),
+    ("train --recipe {bad}", content(b"- 3"), ("--recipe {bad}: expected `key: value` lines, found list", "see recipes/")),
+    ("train --recipe {bad}", content(b"epochs: many\nlr: 3"), ("epochs: Input should be", "(found 'many')", "lr: unknown key", "mend")),
     ("train --output-dir {bad}", model_without("D"), ("--output-dir {bad}: expected a new or empty", "found other files", "give another")),
     ("train --output-dir {bad}", content(b""), ("--output-dir {bad}: expected a new or empty folder", "found other files", "give another")),
     ("train --output-dir {bad}/x", content(b""), ("--output-dir {bad}/x: cannot be written", "give another")),
@@ -555,16 +564,68 @@ def test_diverging_loss_is_told(work, tmp_path, monkeypatch):
 def test_comparison_makes_a_table_and_goes_on(work, tmp_path):
     recipe = {"train_file": work / "train.json", "eval_file": work / "dev.jsonl", "epochs": 1, "batch_size": 32, "learning_rate": 1e-2}
     models_ = named_models([f"a={work / 'seed'}", f"b={work / 'seed'}"])
-    table = compare(models_, [0, 1], tmp_path / "C", recipe)
-    runs = json.loads((tmp_path / "C" / "table.json").read_text(encoding="utf-8"))
-    assert runs["a"] == runs["b"] and [run["seed"] for run in runs["a"]] == [0, 1]
-    values = [run["auprc"] for run in runs["a"]]
-    assert f"{np.mean(values):.2f} ± {abs(values[0] - values[1]) / 2**0.5:.2f}" in table
+    recipe["train_file"] = tmp_path / "train.json"
+    rows = invented_rows(96, 0)
+    rows[7] |= {"guid": "again", "label": "per:place_of_death"} | {
+        key: rows[3][key] for key in ("sentence", "subject_entity", "object_entity")
+    }
+    recipe["train_file"].write_text(json.dumps(rows), encoding="utf-8")
+    written = compare(models_, [0, 1], tmp_path / "C", recipe, both_conflicts=True)
+    table = json.loads((tmp_path / "C" / "table.json").read_text(encoding="utf-8"))
+    assert list(table["models"]) == ["a", "a without conflicts", "b", "b without conflicts"]
+    runs = {name: [(run["seed"], run["micro_f1"], run["auprc"]) for run in model["runs"]] for name, model in table["models"].items()}
+    assert runs["a"] == runs["b"] != runs["a without conflicts"] and [run[0] for run in runs["a"]] == [0, 1]
+    for folder, number in (("seed-0", 96), ("without-conflicts/seed-0", 94)):
+        report = json.loads((tmp_path / "C" / "a" / folder / "report.json").read_text(encoding="utf-8"))
+        assert (report["training_rows"]["number"], report["training_rows"]["conflicting"]) == (number, 2)
+    values = [run[2] for run in runs["a"]]
+    assert f"{np.mean(values):.2f} ± {abs(values[0] - values[1]) / 2**0.5:.2f}" in written
+    by_pair = {(d["first"], d["second"]): d for d in table["differences"]}
+    assert len(by_pair) == 6 and [by_pair["a", "b"][key] for key in ("micro_f1", "low", "high")] == [0, 0, 0]
+    said = {name: np.mean([run[1] for run in found]) for name, found in runs.items()}
+    found = by_pair["a", "a without conflicts"]
+    assert (
+        found["micro_f1"] == pytest.approx(said["a"] - said["a without conflicts"]) and found["low"] <= found["micro_f1"] <= found["high"]
+    )
+    latex = (tmp_path / "C" / "table.tex").read_text(encoding="utf-8")
+    assert f"${found['micro_f1']:+.2f}$" in latex and "\\_" not in latex.replace("dev.jsonl", "") and latex.count("\\begin{table}") == 2
+    assert (tmp_path / "C" / "table.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "C" / "table.json").unlink()
     shutil.rmtree(tmp_path / "C" / "b")
-    assert compare(models_, [0, 1], tmp_path / "C", recipe) == table
+    compare(models_, [0, 1], tmp_path / "C", recipe, both_conflicts=True)
+    again = json.loads((tmp_path / "C" / "table.json").read_text(encoding="utf-8"))
+    assert again["models"]["a"] == table["models"]["a"] and again["differences"] == table["differences"]
+    with pytest.raises(UserError, match=r"expected scores on .*train\.json, found scores on .*dev\.jsonl"):
+        compare(models_, [0, 1], tmp_path / "C", recipe | {"eval_file": recipe["train_file"]}, both_conflicts=True)
     for given, words in ((["x"], "expected NAME="), (["x=y", "x=z"], "twice"), (["../x=y"], "expected NAME=")):
         with pytest.raises(UserError, match=words):
             named_models(given)
+
+
+def test_recipes_say_what_the_sources_say_and_flags_come_first(work, tmp_path):
+    paper, official = (load_recipe(REPOSITORY / "recipes" / f"klue_re_{name}.yaml") for name in ("paper", "official"))
+    assert [paper[key] for key in ("batch_size", "learning_rate", "epochs", "head")] == [32, 1e-5, 15, "cls"]
+    assert [official[key] for key in ("batch_size", "learning_rate", "epochs", "warmup")] == [32, 5e-5, 3, 0.1]
+    (tmp_path / "r.yaml").write_text("epochs: 7\nlearning_rate: 1e-2\nwarmup: 0.5\n", encoding="utf-8")
+    result = run("train", "--model", work / "seed", "--train-file", work / "train.json", "--output-dir", tmp_path / "D", "--recipe",
+                 tmp_path / "r.yaml", "--epochs", 1)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    used = json.loads((tmp_path / "D" / "settings.json").read_text(encoding="utf-8"))
+    assert [used[key] for key in ("epochs", "learning_rate", "warmup", "batch_size")] == [1, 0.01, 0.5, 32]
+
+
+def test_tensorboard_shows_the_evaluation(work, trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"evaluation/confusion", "evaluation/calibration", "evaluation/f1_per_relation"} <= set(tags["images"])
+    assert {"precision_recall/per:place_of_birth", "precision_recall/no_relation", "evaluation/confident_mistakes/text_summary"} <= set(
+        tags["tensors"]
+    )
+    report = json.loads((trained / "report.json").read_text(encoding="utf-8"))
+    assert [event.value for event in events.Scalars("eval/micro_f1")][-1] == pytest.approx(report["micro_f1"], rel=1e-5)
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:

@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from data_tools.errors import UserError
 from data_tools.vocabulary import build_tokenizer, train_vocabulary
-from trainer.markers import INPUT_FORMATS, add_markers, encode_relations, keep_around, mark, marker_tokens, special_frame
+from trainer.markers import add_markers, encode_relations, keep_around, mark, marker_tokens, special_frame
 from trainer.relations import Entity, Relation
+from trainer.settings import INPUT_FORMATS
 
 SYLLABLES = "가나다라마바사아자차카타파하강남달별솔"
 ENDINGS = ("은", "이", "에서", "의", "")

@@ -39,7 +39,8 @@ def test_the_page_shows_what_is_counted() -> None:
         Relation(f"row-{n}", SENTENCE, Entity("김서울", 12, 14, "PER"), Entity("서울", 0, 1, "LOC"), int(label))
         for n, label in enumerate(labels)
     ]
-    page = render(rows, probabilities, {"model": "<m>", "data": "d", **score_relations(labels, probabilities)})
+    reading = {"input_format": "none", "head": "cls", "num_cut": 7, "max_length": 90}
+    page = render(rows, probabilities, {"model": "<m>", "data": "d", **score_relations(labels, probabilities), **reading})
     tree = ElementTree.fromstring(re.sub("<meta[^>]*>|<!doctype html>", "", page))
     predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     titles = [title.text or "" for title in tree.iter("title")]

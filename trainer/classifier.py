@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from data_tools.errors import UserError
 from trainer.entity_head import HEAD_FILE, EntityClassifier
-from trainer.markers import INPUT_FORMATS, EncodedRelations, add_markers, encode_relations, marker_tokens
-from trainer.relations import LABELS, Relation
+from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens
+from trainer.relations import LABELS, Entity, Relation
+from trainer.settings import DEFAULT_MAX_LENGTH, HEADS, INPUT_FORMATS
 
-HEADS = ("cls", "entities")
-DEFAULT_MAX_LENGTH = 256
 PAD_MULTIPLE = 8  # few different widths, and matrix units like them
 
 
@@ -39,6 +39,8 @@ class Classifier:
     """A model with 30 classes and all that is needed to feed it.
 
     class_of[n]: the model's class number of LABELS[n]. training: how it came about, as reports tell it: selection, epoch.
+    padding_counts: padding changes what the model says (FNet has no mask), so that every row is padded to max_length: its score must
+    not depend on the rows beside it.
     """
 
     model: PreTrainedModel | EntityClassifier
@@ -47,6 +49,7 @@ class Classifier:
     max_length: int
     class_of: tuple[int, ...] = tuple(range(len(LABELS)))
     training: dict[str, Any] = field(default_factory=dict)
+    padding_counts: bool = False
 
     @property
     def head(self) -> str:
@@ -92,6 +95,7 @@ def new_classifier(source: str, input_format: str, max_length: int, seed: int, h
     if head == "entities":
         classifier.model = EntityClassifier(model)
         fresh |= {f"head.{name}" for name in classifier.model.head.state_dict()}
+    classifier.padding_counts = _padding_counts(classifier)
     return classifier, sorted(fresh)
 
 
@@ -135,7 +139,24 @@ def load_classifier(source: str) -> Classifier:
                 f"--model {source}: expected {HEAD_FILE} beside the model, with a head of its width, found: {_first_line(error)}; "
                 "copy it there, or fine-tune anew (`klue_re.py train`)"
             ) from None
+    classifier.padding_counts = _padding_counts(classifier)
     return classifier
+
+
+@torch.no_grad()
+def _padding_counts(classifier: Classifier) -> bool:
+    row = Relation("padding", "가 나", Entity("가", 0, 0, "PER"), Entity("나", 2, 2, "LOC"), 0)
+    data = encode_rows(classifier, [row], "padding")
+    inputs = padded_batch(classifier, data, [0])
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    more = min(PAD_MULTIPLE, classifier.max_length - ids.shape[1])
+    padding = classifier.model.config.pad_token_id
+    wider = {"input_ids": functional.pad(ids, (0, more), value=padding), "attention_mask": functional.pad(mask, (0, more))}
+    model, training = classifier.model, classifier.model.training
+    model.eval()
+    close = torch.allclose(model(**inputs).logits, model(**(inputs | wider)).logits, rtol=1e-3, atol=1e-4)
+    model.train(training)
+    return more > 0 and not close
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
@@ -190,6 +211,8 @@ def padded_batch(classifier: Classifier, data: EncodedRelations, rows: Sequence[
     device = next(classifier.model.parameters()).device
     batch = [data.input_ids[row] for row in rows]
     longest = max(len(ids) for ids in batch)
+    if classifier.padding_counts:
+        longest = max(longest, classifier.max_length)
     width = min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, max(classifier.max_length, longest))  # the position table may end between
     input_ids = np.full((len(batch), width), classifier.model.config.pad_token_id)
     for place, ids in enumerate(batch):

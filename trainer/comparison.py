@@ -3,14 +3,32 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools.errors import UserError
+from trainer.comparison_table import as_latex, as_markdown, draw
 from trainer.evaluation import write_aside
-from trainer.finetune import Settings, train
+from trainer.finetune import train
+from trainer.relations import LABELS
+from trainer.scores import paired_bootstrap
+from trainer.settings import Settings
+
+SCORES = ("micro_f1", "auprc", "accuracy", "training_seconds")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: a model, and what is done with contradicting training rows."""
+
+    name: str
+    source: str
+    folder: Path
+    conflicts: dict[str, str]
 
 
 def named_models(given: Sequence[str]) -> dict[str, str]:
@@ -28,38 +46,69 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
     return models
 
 
-def compare(models: Mapping[str, str], seeds: Sequence[int], output_dir: Path, recipe: Mapping[str, Any]) -> str:
+def compare(
+    models: Mapping[str, str], seeds: Sequence[int], output_dir: Path, recipe: Mapping[str, Any], both_conflicts: bool = False
+) -> str:
     """Fine-tune every model with every seed into output_dir/NAME/seed-N, going on where an earlier call was; returns the table.
 
-    recipe: the other fields of `Settings`, eval_file among them. Writes table.md and table.json: per model the runs, and mean and
-    standard deviation (of the sample) of micro-F1, AUPRC and accuracy after the last epoch.
+    recipe: the other fields of `Settings`, eval_file among them. both_conflicts: each model also without the training rows that
+    contradict another, into output_dir/NAME/without-conflicts/seed-N. Writes table.json (see `summarise`), table.md, table.tex, table.png.
     """
     if len(set(seeds)) != len(seeds):
         raise UserError(f"--seeds: expected each seed once, found {' '.join(map(str, seeds))}; take the repeats out")
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
+    if both_conflicts:
+        recipe = {key: value for key, value in recipe.items() if key != "conflicts"}
+    arms = []
+    for name, source in models.items():
+        arms.append(Arm(name, source, output_dir / name, {"conflicts": "keep"} if both_conflicts else {}))
+        if both_conflicts:
+            arms.append(Arm(f"{name} without conflicts", source, output_dir / name / "without-conflicts", {"conflicts": "drop"}))
+    reports: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     for seed in seeds:  # outermost, so that an interrupted comparison has seen every model
-        for name, source in models.items():
-            settings = Settings(model=source, output_dir=output_dir / name / f"seed-{seed}", seed=seed, **recipe)
-            print(f"--- {name}, seed {seed}", flush=True)
+        for arm in arms:
+            settings = Settings(model=arm.source, output_dir=arm.folder / f"seed-{seed}", seed=seed, **{**recipe, **arm.conflicts})
+            print(f"--- {arm.name}, seed {seed}", flush=True)
             train(settings)
-            report = json.loads((settings.output_dir / "report.json").read_text(encoding="utf-8"))
-            if report["data"] != str(settings.eval_file):
-                found = f"expected scores on {settings.eval_file}, found scores on {report['data']}"
-                raise UserError(f"{settings.output_dir}: {found}; give another --output-dir")
-            runs[name].append({"seed": seed, **{key: report[key] for key in ("micro_f1", "auprc", "accuracy")}})
-    table = _markdown(runs)
-    for path, text in ((output_dir / "table.md", table + "\n"), (output_dir / "table.json", json.dumps(runs, indent=1) + "\n")):
-        write_aside(path, text)
-    return table
+            reports[arm.name].append(_report_of(settings))
+    table = summarise(reports)
+    for name, text in (("json", json.dumps(table, indent=1) + "\n"), ("md", as_markdown(table)), ("tex", as_latex(table))):
+        write_aside(output_dir / f"table.{name}", text)
+    draw(table, output_dir / "table.png")
+    return as_markdown(table)
 
 
-def _markdown(runs: Mapping[str, list[dict[str, Any]]]) -> str:
-    lines = ["| model | seeds | micro-F1 | AUPRC | accuracy |", "|---|---|---|---|---|"]
-    for name, scores in runs.items():
-        cells = []
-        for key in ("micro_f1", "auprc", "accuracy"):
-            values = np.array([score[key] for score in scores])
-            spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.2f}{spread}")
-        lines.append(f"| {name} | {len(scores)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def summarise(reports: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    """The table of a comparison, from the reports of `_report_of`, per model those of each seed, the same seeds for all.
+
+    data, selection, num_examples. models: {name: parameters; runs [{seed, micro_f1, auprc, accuracy, training_seconds}]; mean and sd
+    of each of these, sd that of the sample, null for one seed}. differences: [{first, second, micro_f1, low, high}] for each pair of
+    models, with the 95 % interval of `trainer.scores.paired_bootstrap`.
+    """
+    models = {}
+    for name, found in reports.items():
+        runs = [{"seed": report["seed"], **{key: report[key] for key in SCORES}} for report in found]
+        columns = {key: np.array([run[key] for run in runs]) for key in SCORES}
+        mean = {key: float(values.mean()) for key, values in columns.items()}
+        sd = {key: float(values.std(ddof=1)) if len(values) > 1 else None for key, values in columns.items()}
+        models[name] = {"parameters": found[0]["parameters"], "runs": runs, "mean": mean, "sd": sd}
+    differences = []
+    for first, second in combinations(reports, 2):
+        labels = reports[first][0]["labels"]
+        ours, theirs = (np.stack([report["predictions"] for report in reports[name]]) for name in (first, second))
+        difference, low, high = paired_bootstrap(labels, ours, theirs)
+        differences.append({"first": first, "second": second, "micro_f1": difference, "low": low, "high": high})
+    one = next(iter(reports.values()))[0]
+    about = {key: one[key] for key in ("data", "selection", "num_examples")}
+    return {**about, "models": models, "differences": differences}
+
+
+def _report_of(settings: Settings) -> dict[str, Any]:
+    """A finished run's report, with its seed and class numbers: labels and predictions, both (rows,)."""
+    paths = [settings.output_dir / name for name in ("report.json", "predictions.jsonl")]
+    report = json.loads(paths[0].read_text(encoding="utf-8")) if all(path.is_file() for path in paths) else {}
+    if report.get("data") != str(settings.eval_file):
+        found = f"found scores on {report['data']}" if report else "found a run without scores"
+        raise UserError(f"{settings.output_dir}: expected scores on {settings.eval_file}, {found}; give another --output-dir")
+    rows = [json.loads(line) for line in paths[1].read_text(encoding="utf-8").splitlines()]
+    numbers = {key: np.array([LABELS.index(row[key[:-1]]) for row in rows]) for key in ("labels", "predictions")}
+    return {**report, "seed": settings.seed, **numbers}

@@ -35,15 +35,19 @@ class Diary:
             smoothing=0.05,
         )
         self._total_steps, self._batch_size = total_steps, batch_size
+        self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
+        """Spent on training until the last `lap`, that of earlier calls of an interrupted run included."""
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Begin the time that `speed` is measured over, so that evaluations and checkpoints are not in it."""
+        """Begin the time of a lap, so that evaluations and checkpoints are not in it."""
         self._rows, self._since = 0, time.monotonic()
 
-    def speed(self) -> float:
-        """Rows a second since the clock was started."""
-        return self._rows / (time.monotonic() - self._since)
+    def lap(self) -> dict[str, float]:
+        """examples_per_second since the clock was started, and seconds: all that was spent on training."""
+        lap = time.monotonic() - self._since
+        self.seconds += lap
+        return {"examples_per_second": self._rows / lap, "seconds": self.seconds}
 
     def advance(self, rows: int) -> None:
         """One step over so many rows is done."""
@@ -55,8 +59,8 @@ class Diary:
         self._file.write(json.dumps(row) + "\n")
         for key, value in row.items():
             if key not in ("step", "epoch"):
-                group = "eval" if key.startswith("eval_") else "train"
-                self._board.add_scalar(f"{group}/{key.removeprefix('eval_')}", value, row["step"])
+                group = next((name for name in ("eval", "hold_out") if key.startswith(f"{name}_")), "train")
+                self._board.add_scalar(f"{group}/{key.removeprefix(f'{group}_')}", value, row["step"])
         self._board.flush()
         scores = "".join(f", {key.removeprefix('eval_')} {row[key]:.2f}" for key in ("eval_micro_f1", "eval_auprc") if key in row)
         if self._watched:

@@ -1,6 +1,7 @@
 """Evaluation of a fine-tuned model on a KLUE-RE file: report, predictions, a summary to read."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from data_tools.errors import UserError
 from trainer.classifier import Classifier, encode_rows, load_classifier, pick_device, predict_probabilities
 from trainer.relation_page import render
 from trainer.relations import LABELS, Relation, read_relations
-from trainer.scores import score_relations
+from trainer.scores import label_shift, score_relations
 
 
 def evaluate(
@@ -31,23 +32,45 @@ def evaluate(
     classifier.model.to(pick_device())  # type: ignore[arg-type]
     encoded = encode_rows(classifier, rows, str(data))
     probabilities = predict_probabilities(classifier, encoded, progress=True)
-    scores = report_on(classifier, model, data, score_relations(np.array([row.label for row in rows]), probabilities), encoded.num_cut)
+    scores = report_on(classifier, model, data, np.array([row.label for row in rows]), probabilities, encoded.num_cut)
     if predictions:
-        write_aside(predictions, "".join(_prediction_line(row, p) for row, p in zip(rows, probabilities, strict=True)))
+        write_predictions(predictions, rows, probabilities)
     if page:
         write_aside(page, render(rows, probabilities, scores))
     if report:
-        write_aside(report, json.dumps(scores, ensure_ascii=False, indent=1) + "\n")
+        write_report(report, scores)
     return scores
 
 
-def report_on(classifier: Classifier, model: str, data: Path, scores: dict[str, Any], num_cut: int) -> dict[str, Any]:
-    """The report of an evaluation: on what, the scores (see `trainer.scores.score_relations`), how rows are read, which epoch it is.
+def report_on(
+    classifier: Classifier, model: str, data: Path, labels: np.ndarray, probabilities: np.ndarray, num_cut: int
+) -> dict[str, Any]:
+    """The report of an evaluation: on what, the scores (see `trainer.scores.score_relations`), how rows are read, how it was trained.
 
-    selection and epoch are missing for a model that says nothing about them.
+    labels: (rows,); probabilities: (rows, 30). selection, epoch, training_rows (number, labels, conflicting: those that contradict
+    another, conflicts: what was done with them) and label_shift are missing for a model that says nothing about its training.
     """
-    reading = {"head": classifier.head, "input_format": classifier.input_format, "max_length": classifier.max_length, "num_cut": num_cut}
-    return {"model": model, "data": str(data), **scores, **reading, **classifier.training}
+    parameters = sum(p.numel() for p in classifier.model.parameters())
+    reading = {
+        "parameters": parameters,
+        "head": classifier.head,
+        "input_format": classifier.input_format,
+        "max_length": classifier.max_length,
+        "num_cut": num_cut,
+    }
+    report = {"model": model, "data": str(data), **score_relations(labels, probabilities), **reading, **classifier.training}
+    if "training_rows" in report:
+        report["label_shift"] = label_shift(report["training_rows"]["labels"], labels, probabilities)
+    return report
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    write_aside(path, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_predictions(path: Path, rows: Sequence[Relation], probabilities: np.ndarray) -> None:
+    """One JSON object a row; probabilities: (rows, 30), official order."""
+    write_aside(path, "".join(_prediction_line(row, p) for row, p in zip(rows, probabilities, strict=True)))
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -57,10 +80,22 @@ def summary(report: dict[str, Any]) -> str:
         f"{report['model']} on {report['data']}: {report['num_examples']:,} rows, "
         f"format {report['input_format']}, head {report['head']}, {report['num_cut']:,} cut to {report['max_length']} tokens",
         f"micro-F1 {report['micro_f1']:.2f}   AUPRC {report['auprc']:.2f}   accuracy {report['accuracy']:.2f}",
+        *_training_lines(report),
         f"{'most frequent labels':<38}{'rows':>6}{'precision':>11}{'recall':>8}{'F1':>8}",
         *(f"{name:<38}{s['support']:>6}{s['precision']:>11.1f}{s['recall']:>8.1f}{s['f1']:>8.1f}" for name, s in frequent if s["support"]),
     ]
     return "\n".join(lines)
+
+
+def _training_lines(report: dict[str, Any]) -> list[str]:
+    if "label_shift" not in report:
+        return []
+    rows, shift = report["training_rows"], report["label_shift"]
+    done = {"keep": "kept", "drop": "left out"}[rows["conflicts"]]
+    return [
+        f"{report['selection']}; {rows['number']:,} training rows, {rows['conflicting']:,} that contradict another {done}; label shares "
+        f"differ by {shift['total_variation']:.3f} from training (micro-F1 at these shares: {shift['micro_f1_at_these_shares']:.2f})"
+    ]
 
 
 def _prediction_line(row: Relation, probabilities: np.ndarray) -> str:

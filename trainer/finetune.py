@@ -5,7 +5,7 @@
     D/tensorboard/         the same
     D/checkpoints/         newest state (weights, Adam moments, step); removed when the model is done
     D/config.json, model.safetensors, tokenizer.json ...   the fine-tuned model; config.json comes last
-    D/report.json          its scores, when there is an evaluation file
+    D/report.json          its scores, when there is an evaluation file; D/predictions.jsonl, what it says of every row
 
 The model is that of the last epoch, or, with a hold-out, of the epoch that scored best on rows taken out of the training file. Nothing
 is ever selected on the evaluation file. Until the end the best epoch stays as a checkpoint of its own: a state is three times the
@@ -13,9 +13,7 @@ weights on disk, two of them stay, and a third is there while it is written. Bat
 (seed, step), so that there is no generator state to save.
 """
 
-import dataclasses
 import hashlib
-import json
 import math
 import shutil
 import time
@@ -30,8 +28,6 @@ import torch
 from data_tools.errors import UserError
 from trainer import checkpoint as checkpoints
 from trainer.classifier import (
-    DEFAULT_MAX_LENGTH,
-    HEADS,
     Classifier,
     encode_rows,
     has_bf16,
@@ -42,52 +38,19 @@ from trainer.classifier import (
     save_classifier,
 )
 from trainer.diary import Diary
-from trainer.evaluation import report_on, write_aside
-from trainer.markers import INPUT_FORMATS, EncodedRelations
-from trainer.relations import Relation, read_relations
+from trainer.evaluation import report_on, write_predictions, write_report
+from trainer.markers import EncodedRelations
+from trainer.relation_board import draw_evaluation
+from trainer.relations import LABELS, Relation, conflicting_rows, read_relations
 from trainer.scores import score_relations
+from trainer.settings import Settings, check_output, claim_output
 
 # KLUE's official values, the same for every run.
 WEIGHT_DECAY = 0.0
-WARMUP_SHARE = 0.1
 MAX_GRAD_NORM = 1.0
 GROUPED_BATCHES = 32  # batches whose rows are sorted by length together: little padding, and still a different order every epoch
 LOG_STEPS = 50
 SAVE_SECONDS = 600  # a checkpoint at the next logged step after this time, and at the end of every epoch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """A fine-tuning run as the command line gives it."""
-
-    model: str
-    train_file: Path
-    output_dir: Path
-    eval_file: Path | None = None
-    epochs: int = 15
-    batch_size: int = 32
-    learning_rate: float = 1e-5
-    input_format: str = "untyped"
-    head: str = "cls"
-    max_length: int = DEFAULT_MAX_LENGTH
-    hold_out: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a value that cannot be meant."""
-        for name in ("epochs", "batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(self, name)}; give a larger number")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed: expected 0 to {2**31 - 1}, found {self.seed}; give a number in between")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UserError(f"--learning-rate: expected a number above 0, found {self.learning_rate}; give one, 1e-5 to 5e-5 are usual")
-        if self.input_format not in INPUT_FORMATS:
-            raise UserError(f"--input-format: expected one of {', '.join(INPUT_FORMATS)}, found {self.input_format!r}; give one of them")
-        if self.head not in HEADS:
-            raise UserError(f"--head: expected one of {', '.join(HEADS)}, found {self.head!r}; give one of them")
-        if self.hold_out is not None and not 0 < self.hold_out < 1:
-            raise UserError(f"--hold-out: expected a share of the sentences between 0 and 1, found {self.hold_out}; give one such as 0.1")
 
 
 @dataclass(frozen=True)
@@ -106,11 +69,14 @@ def train(settings: Settings) -> None:
     """Fine-tune, or go on where an interrupted run of the same settings was. Raises UserError for what the user must mend."""
     output = settings.output_dir
     train_rows = read_relations(settings.train_file)
+    conflicting = conflicting_rows(train_rows)
+    if settings.conflicts == "drop":
+        train_rows = [row for number, row in enumerate(train_rows) if number not in conflicting]
     held_rows: list[Relation] = []
     if settings.hold_out is not None:
         train_rows, held_rows = split_hold_out(train_rows, settings.hold_out)
     eval_rows = read_relations(settings.eval_file) if settings.eval_file else []
-    _check_output(settings)
+    check_output(settings)
     if (output / "config.json").is_file():
         print(f"{output}: already finished with these settings; nothing to do")
         return
@@ -121,18 +87,24 @@ def train(settings: Settings) -> None:
     held_data = _encode(held_rows, classifier, f"{settings.train_file}, hold-out") if held_rows else None
     eval_data = _encode(eval_rows, classifier, str(settings.eval_file)) if settings.eval_file else None
     selection = f"best of {settings.epochs} epochs on a hold-out of {len(held_rows)} rows" if held_rows else "last epoch"
-    _claim(settings, selection)  # only now: a start that failed above leaves nothing behind
-    print(_plan(settings, classifier, fresh, device, len(train_rows)), flush=True)
-    best, scores = _run_epochs(settings, classifier, train_data, held_data, eval_data)
-    classifier.training = {"selection": selection, "epoch": settings.epochs}
+    claim_output(settings, selection)  # only now: a start that failed above leaves nothing behind
+    parameters = sum(p.numel() for p in classifier.model.parameters())
+    print(_plan(settings, classifier, fresh, parameters, device, len(train_rows)), flush=True)
+    counts = np.bincount(train_data.labels, minlength=len(LABELS)).tolist()
+    rows = {"number": len(train_rows), "labels": counts, "conflicting": len(conflicting), "conflicts": settings.conflicts}
+    classifier.training = {"selection": selection, "epoch": settings.epochs, "training_rows": rows}
+    best, probabilities, step, seconds = _run_epochs(settings, classifier, train_data, held_data, eval_data)
     if best:
         classifier.training |= {"epoch": best["epoch"], "hold_out_micro_f1": best["micro_f1"]}
     tail = f"{selection}: {classifier.training['epoch']}"
-    if scores:
+    if probabilities is not None:
         assert settings.eval_file and eval_data
-        report = report_on(classifier, str(output), settings.eval_file, scores, eval_data.encoded.num_cut)
-        write_aside(output / "report.json", json.dumps(report, indent=1) + "\n")
-        tail += f"; on {settings.eval_file}: micro-F1 {scores['micro_f1']:.2f}, AUPRC {scores['auprc']:.2f}"
+        report = report_on(classifier, str(output), settings.eval_file, eval_data.labels, probabilities, eval_data.encoded.num_cut)
+        report["training_seconds"] = seconds
+        write_predictions(output / "predictions.jsonl", eval_rows, probabilities)
+        write_report(output / "report.json", report)
+        draw_evaluation(output / "tensorboard", step, eval_rows, probabilities, report)
+        tail += f"; on {settings.eval_file}: micro-F1 {report['micro_f1']:.2f}, AUPRC {report['auprc']:.2f}"
     save_classifier(classifier, output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
     print(f"model in {output}; {tail}")
@@ -167,19 +139,19 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     return [batches[place] for place in generator.permutation(len(batches))]
 
 
-def learning_rate(peak: float, step: int, total_steps: int) -> float:
+def learning_rate(peak: float, step: int, total_steps: int, warmup_share: float) -> float:
     """Rate of the update that follows `step` finished ones: linear from 0 to `peak` over the warm-up, then linear to 0 at total_steps."""
-    warmup = math.ceil(WARMUP_SHARE * total_steps)
+    warmup = math.ceil(warmup_share * total_steps)
     return peak * (step + 1) / (warmup + 1) if step < warmup else peak * (total_steps - step) / max(1, total_steps - warmup)
 
 
 def _run_epochs(
     settings: Settings, classifier: Classifier, data: _Data, held_out: _Data | None, evaluation: _Data | None
-) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+) -> tuple[dict[str, Any] | None, np.ndarray | None, int, float]:
     """The training loop; leaves the chosen epoch's weights in the model.
 
-    Returns the best epoch (step, epoch, micro_f1), None without a hold-out, and the chosen epoch's scores, empty where there is no
-    evaluation file.
+    Returns the best epoch (step, epoch, micro_f1), None without a hold-out; the chosen epoch's probabilities (rows, 30), None where
+    there is no evaluation file; the last step; the seconds of training.
     """
     lengths = [len(ids) for ids in data.encoded.input_ids]
     labels = torch.from_numpy(data.labels).to(next(classifier.model.parameters()).device)
@@ -188,12 +160,12 @@ def _run_epochs(
     optimizer = torch.optim.AdamW(classifier.model.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
     step, best = _restore(settings.output_dir, classifier, optimizer)
     diary = Diary(settings.output_dir, step, total_steps, settings.batch_size)
-    scores: dict[str, Any] = {}
+    probabilities: np.ndarray | None = None
     saved_at, losses = time.monotonic(), []
     for epoch in range(step // steps_per_epoch, settings.epochs):
         batches = epoch_batches(lengths, settings.batch_size, settings.seed, epoch)
         for rows in batches[step - epoch * steps_per_epoch :]:
-            rate = learning_rate(settings.learning_rate, step, total_steps)
+            rate = learning_rate(settings.learning_rate, step, total_steps, settings.warmup)
             torch.manual_seed(settings.seed * 2**32 + step)  # dropout
             inputs = padded_batch(classifier, data.encoded, rows)
             loss, grad_norm = _update(classifier, optimizer, rate, inputs, labels[torch.from_numpy(rows)])
@@ -209,14 +181,14 @@ def _run_epochs(
                 raise UserError(
                     f"--learning-rate {settings.learning_rate:g}: the loss is no longer finite at step {step}; give a lower rate"
                 )
-            row["examples_per_second"] = diary.speed()
+            row |= diary.lap()
             if at_end and held_out:
-                row |= _named("hold_out", _score(classifier, held_out))
+                row |= _scores("hold_out", held_out, predict_probabilities(classifier, held_out.encoded))
                 if best is None or row["hold_out_micro_f1"] > best["micro_f1"]:
                     best = {"step": step, "epoch": epoch + 1, "micro_f1": row["hold_out_micro_f1"]}
             if at_end and evaluation:
-                scores = _score(classifier, evaluation)
-                row |= _named("eval", scores)
+                probabilities = predict_probabilities(classifier, evaluation.encoded)
+                row |= _scores("eval", evaluation, probabilities)
             diary.record(row)
             if at_end or time.monotonic() - saved_at > SAVE_SECONDS:
                 _save(settings.output_dir, classifier, optimizer, step, best)
@@ -229,18 +201,15 @@ def _run_epochs(
             _put_weights(classifier, checkpoints.Checkpoint.open(folder / f"step-{best['step']}"))
         except UserError as error:
             raise UserError(f"{error}; it held the best epoch: delete {folder} and give the command again to train anew") from None
-        scores = {}
-    if evaluation and not scores:  # another epoch's, or none: killed between the last checkpoint and the end
-        scores = _score(classifier, evaluation)
-    return best, scores
+        probabilities = None
+    if evaluation and probabilities is None:  # another epoch's, or none: killed between the last checkpoint and the end
+        probabilities = predict_probabilities(classifier, evaluation.encoded)
+    return best, probabilities, step, diary.seconds
 
 
-def _score(classifier: Classifier, data: _Data) -> dict[str, Any]:
-    return score_relations(data.labels, predict_probabilities(classifier, data.encoded))
-
-
-def _named(prefix: str, scores: dict[str, Any]) -> dict[str, float]:
+def _scores(prefix: str, data: _Data, probabilities: np.ndarray) -> dict[str, float]:
     """What of the scores goes into metrics.jsonl."""
+    scores = score_relations(data.labels, probabilities)
     return {f"{prefix}_{key}": scores[key] for key in ("micro_f1", "auprc", "accuracy")}
 
 
@@ -295,66 +264,6 @@ def _put_weights(classifier: Classifier, checkpoint: checkpoints.Checkpoint) -> 
             parameters[name].copy_(value)
 
 
-def _check_output(settings: Settings) -> None:
-    """Raises UserError when the output folder is that of another run, or of something else."""
-    output = settings.output_dir
-    path = output / "settings.json"
-    if not path.is_file():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(
-                f"--output-dir {output}: expected a new or empty folder, or one of an earlier run, found other files; give another"
-            )
-        return
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        theirs = None
-    if not isinstance(theirs, dict):
-        raise UserError(f"{path}: expected the settings of a run as JSON, found something else; give another --output-dir")
-    mine = _identity(settings)
-    added = {"head": "cls", "hold_out": None}  # what a run did that is older than these settings
-    theirs = {key: theirs.get(key, added.get(key)) for key in mine}
-    differing = [f"{key}: {theirs[key]} there, {mine[key]} now" for key in mine if theirs[key] != mine[key]]
-    if differing:
-        raise UserError(
-            f"--output-dir {output}: expected a run of the same settings, found others ({'; '.join(differing)}); "
-            "give another --output-dir, or the settings of that run to go on with it"
-        )
-
-
-def _claim(settings: Settings, selection: str) -> None:
-    """Make the output folder this run's own."""
-    path = settings.output_dir / "settings.json"
-    # For people; not compared.
-    given = {"model_given": settings.model, "train_file_given": str(settings.train_file), "selection": selection}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".partial")
-        aside.write_text(json.dumps(_identity(settings) | given, indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise UserError(f"--output-dir {settings.output_dir}: cannot be written ({error.strerror}); give another") from None
-
-
-def _identity(settings: Settings) -> dict[str, Any]:
-    """What makes two runs the same: the settings, with files by content. The evaluation file changes nothing in the training."""
-    identity = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("output_dir", "eval_file", "train_file", "model")}
-    folder = Path(settings.model)
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder.is_dir() else []
-    model = f"contents {_digest(files)}" if files else settings.model
-    return {"model": model, "train_file": f"contents {_digest([settings.train_file])}", **identity}
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with open(path, "rb") as file:
-            while data := file.read(1 << 22):
-                digest.update(data)
-    return digest.hexdigest()[:16]
-
-
 def _encode(rows: list[Relation], classifier: Classifier, source: str) -> _Data:
     encoded = encode_rows(classifier, rows, source)
     mean = np.mean([len(ids) for ids in encoded.input_ids])
@@ -363,8 +272,7 @@ def _encode(rows: list[Relation], classifier: Classifier, source: str) -> _Data:
     return _Data(rows, encoded)
 
 
-def _plan(settings: Settings, classifier: Classifier, fresh: list[str], device: torch.device, num_rows: int) -> str:
-    parameters = sum(p.numel() for p in classifier.model.parameters())
+def _plan(settings: Settings, classifier: Classifier, fresh: list[str], parameters: int, device: torch.device, num_rows: int) -> str:
     precision = "bf16 autocast" if has_bf16(device) else "fp32"
     new = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh})) or "nothing"
     steps = settings.epochs * math.ceil(num_rows / settings.batch_size)
@@ -372,4 +280,5 @@ def _plan(settings: Settings, classifier: Classifier, fresh: list[str], device: 
         f"{settings.model}: {parameters / 1e6:.1f}M parameters; newly initialised: {new}\n"
         f"{settings.epochs} epochs, {steps:,} steps of {settings.batch_size} rows, learning rate {settings.learning_rate:g}, "
         f"format {settings.input_format}, head {settings.head}, {device} in {precision}, seed {settings.seed}"
+        + (f"\nthis model reads padding: every row is padded to {classifier.max_length} tokens" if classifier.padding_counts else "")
     )

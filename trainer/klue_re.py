@@ -13,9 +13,11 @@ on where it was when the same command is given again.
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 from data_tools.errors import UserError, run_command
 from trainer.catalogue import SCOPES, STRUCTURES, as_csv, as_markdown, as_text, read_models, resolve_model, resolve_named, select
+from trainer.settings import CONFLICTS, DEFAULTS, HEADS, INPUT_FORMATS, Settings, load_recipe
 
 
 def main() -> None:
@@ -31,7 +33,7 @@ def main() -> None:
     from trainer.classifier import quiet_transformers
     from trainer.comparison import compare, named_models
     from trainer.evaluation import evaluate, summary
-    from trainer.finetune import Settings, train
+    from trainer.finetune import train
     from trainer.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -42,14 +44,13 @@ def main() -> None:
     if arguments.command == "predict":
         _print_triples(arguments)
         return
-    shared = {
-        name: getattr(arguments, name)
-        for name in ("train_file", "eval_file", "epochs", "batch_size", "learning_rate", "input_format", "head", "max_length", "hold_out")
-    }
+    given = {name: getattr(arguments, name) for name in DEFAULTS if hasattr(arguments, name)}  # flags come before the recipe
+    recipe = {**(load_recipe(arguments.recipe) if arguments.recipe else {}), **given}
+    files = {"train_file": arguments.train_file, "eval_file": arguments.eval_file}
     if arguments.command == "train":
-        train(Settings(model=arguments.model, output_dir=arguments.output_dir, seed=arguments.seed, **shared))
+        train(Settings(model=arguments.model, output_dir=arguments.output_dir, seed=arguments.seed, **files, **recipe))
     else:
-        print(compare(named_models(arguments.model), arguments.seeds, arguments.output_dir, shared))
+        print(compare(named_models(arguments.model), arguments.seeds, arguments.output_dir, files | recipe, arguments.both_conflicts))
 
 
 def _print_triples(arguments: argparse.Namespace) -> None:
@@ -113,7 +114,8 @@ def _parse() -> argparse.Namespace:
     )
     compare.add_argument("--eval-file", type=Path, required=True, help="rows to score each model on when it is trained")
     compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="every model is fine-tuned once with each")
-    compare.add_argument("--output-dir", type=Path, required=True, help="NAME/seed-N of every model, table.md and table.json")
+    compare.add_argument("--output-dir", type=Path, required=True, help="NAME/seed-N of every model; table.md, .tex, .json and .png")
+    compare.add_argument("--both-conflicts", action="store_true", help="each model with --conflicts keep and with drop")
     _add_recipe(compare)
 
     models = commands.add_parser("models", help="list the public models that --model knows by a short name")
@@ -126,15 +128,21 @@ def _parse() -> argparse.Namespace:
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-file", type=Path, required=True, help="KLUE-RE rows: KLUE's JSON, or JSON lines")
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-5, help="its peak: it rises over the first tenth, then falls to 0")
-    parser.add_argument("--input-format", choices=("untyped", "typed", "typed-punct", "none"), default="untyped", help="entity markers")
-    parser.add_argument("--head", choices=("cls", "entities"), default="cls", help="on the [CLS] state, or the entities' first states")
-    parser.add_argument(
-        "--hold-out", type=float, metavar="SHARE", help="of the training sentences; keeps the best epoch on them, otherwise the last one"
-    )
-    parser.add_argument("--max-length", type=int, default=256, help="in tokens; longer rows are cut around their entities")
+    parser.add_argument("--recipe", type=Path, help="YAML with any of the settings below; flags come before it")
+
+    def add(name: str, text: str, **how: Any) -> None:
+        default = DEFAULTS[name.removeprefix("--").replace("-", "_")]
+        parser.add_argument(name, default=argparse.SUPPRESS, help=text if default is None else f"{text} (default: {default})", **how)
+
+    add("--epochs", "passes over the training rows", type=int)
+    add("--batch-size", "rows a step", type=int)
+    add("--learning-rate", "its peak: it rises over the warm-up, then falls to 0", type=float)
+    add("--warmup", "that share of the steps", type=float)
+    add("--input-format", "entity markers", choices=INPUT_FORMATS)
+    add("--head", "on the [CLS] state, or the entities' first states", choices=HEADS)
+    add("--hold-out", "of the training sentences; keeps the best epoch on them, otherwise the last one", type=float, metavar="SHARE")
+    add("--max-length", "in tokens; longer rows are cut around their entities", type=int)
+    add("--conflicts", "training rows that give one pair of entities in one sentence different labels", choices=CONFLICTS)
 
 
 if __name__ == "__main__":

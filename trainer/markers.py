@@ -22,7 +22,6 @@ from transformers import PreTrainedTokenizerBase
 from data_tools.errors import UserError
 from trainer.relations import ENTITY_TYPES, Entity, Relation
 
-INPUT_FORMATS = ("untyped", "typed", "typed-punct", "none")
 WORD_START = "▁"  # U+2581, how SentencePiece writes the space before a word
 BYTE_LEVEL_WORD_START = "Ġ"  # how byte-level BPE writes the same
 PUNCTUATION = "@*#^"  # around the subject and its type, around the object and its type

@@ -8,10 +8,10 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve
 
 from trainer.relations import LABELS, Relation
+from trainer.scores import calibration_bins, calibration_error, confident_mistakes
 
 NUM_MISTAKES = 40
 NUM_CURVES = 12  # the relations with the most rows
-CALIBRATION_BINS = 10
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, "Noto Sans KR", "Apple SD Gothic Neo", "Malgun Gothic", sans-serif; color: #1d2430; background: #fff;
@@ -33,13 +33,14 @@ def render(rows: Sequence[Relation], probabilities: np.ndarray, report: dict[str
     """HTML. probabilities: (rows, 30), official order; report: as `evaluation.report_on` gives it."""
     labels, predictions = np.array([row.label for row in rows]), probabilities.argmax(axis=1)
     parts = [
-        f"<h1>{_escape(report['model'])}</h1><p>on {_escape(report['data'])}, {report['num_examples']:,} rows</p>",
+        f"<h1>{_escape(report['model'])}</h1><p>on {_escape(report['data'])}, {report['num_examples']:,} rows; {_reading(report)}</p>",
         '<div class="scores">'
         + "".join(f"<div><b>{report[key]:.2f}</b>{name}</div>" for key, name in
                   (("micro_f1", "micro-F1"), ("auprc", "AUPRC"), ("accuracy", "accuracy")))
         + f"<div><b>{calibration_error(labels, probabilities):.3f}</b>calibration error</div></div>",
         "<h2>Relations</h2><p>F1, precision and recall in percent; rows in the data.</p>",
         _per_label(report["per_label"]),
+        *_shift(report),
         "<h2>Confusion</h2><p>Rows are the true relations, columns the predicted ones; the shade is the share of the row. Numbers are rows"
         " of the data.</p>",
         _confusion(labels, predictions),
@@ -55,19 +56,23 @@ def render(rows: Sequence[Relation], probabilities: np.ndarray, report: dict[str
     return f'<!doctype html><html lang="ko"><head>{head}<style>{_STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
 
 
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Expected calibration error (Naeini et al. 2015) of the predictions, CALIBRATION_BINS bins of equal width."""
-    return float(sum(abs(right - confidence) * share for confidence, right, share in _calibration_bins(labels, probabilities)))
+def _reading(report: dict[str, Any]) -> str:
+    chosen = f"{report['selection']}; " if "selection" in report else ""
+    cut = f"{report['num_cut']:,} rows cut to {report['max_length']} tokens around their entities"
+    return _escape(f"{chosen}format {report['input_format']}, head {report['head']}, {cut}")
 
 
-def _calibration_bins(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[float, float, float]]:
-    """(mean confidence, share that is right, share of the rows) of each bin that has rows."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    places = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+def _shift(report: dict[str, Any]) -> list[str]:
+    """What the report knows of the training rows, in words; nothing where it knows nothing."""
+    if "label_shift" not in report:
+        return []
+    shift, noise = report["label_shift"], report["training_rows"]
     return [
-        (float(confidence[places == b].mean()), float(right[places == b].mean()), float((places == b).mean()))
-        for b in range(CALIBRATION_BINS)
-        if (places == b).any()
+        "<h2>Training rows</h2>",
+        f"<p>Their label shares differ from this data's by {shift['total_variation']:.3f} (total variation, 0 to 1). With the model's "
+        f"probabilities reweighted to this data's shares micro-F1 would be {shift['micro_f1_at_these_shares']:.2f}; no score to report, "
+        f"since it looks at the answers. {noise['conflicting']:,} of {noise['number']:,} training rows gave one pair of entities different "
+        f"labels, and were {'left out' if noise['conflicts'] == 'drop' else 'trained on'}.</p>",
     ]
 
 
@@ -150,12 +155,11 @@ def _curves(labels: np.ndarray, probabilities: np.ndarray) -> str:
 
 
 def _calibration(labels: np.ndarray, probabilities: np.ndarray) -> str:
-    bins = _calibration_bins(labels, probabilities)
     size = 300
     circles = "".join(
         f'<circle cx="{30 + size * confidence:.1f}" cy="{20 + size * (1 - right):.1f}" r="{2 + 14 * share**0.5:.1f}" fill="#5b8bd6" '
         f'fill-opacity="0.75"><title>{100 * share:.1f} % of the rows</title></circle>'
-        for confidence, right, share in bins
+        for confidence, right, share in calibration_bins(labels, probabilities)
     )
     diagonal = _line(np.array([0, 1]), np.array([0, 1]), "#9aa7b8", size, "4 4")
     return _chart("predictions, by probability", diagonal + circles, "probability", "share that is right", size)
@@ -163,9 +167,8 @@ def _calibration(labels: np.ndarray, probabilities: np.ndarray) -> str:
 
 def _mistakes(rows: Sequence[Relation], labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray) -> list[str]:
     confidence = probabilities.max(axis=1)
-    wrong = np.flatnonzero(labels != predictions)
     found = []
-    for place in wrong[np.argsort(-confidence[wrong], kind="stable")][:NUM_MISTAKES]:
+    for place in confident_mistakes(labels, probabilities, NUM_MISTAKES):
         row = rows[place]
         truth = f'<span class="right">{_escape(LABELS[row.label])}</span> ({probabilities[place, row.label]:.2f})'
         said = f'<span class="wrong">{_escape(LABELS[predictions[place]])}</span> ({confidence[place]:.2f})'

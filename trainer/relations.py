@@ -5,6 +5,7 @@ the same objects. Offsets count characters (Unicode code points) and the end is 
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,15 @@ def read_relations(path: Path, labelled: bool = True) -> list[Relation]:
     if not relations:
         raise UserError(f"{path}: expected KLUE-RE rows, found none; give a JSON array or JSON lines with at least one row")
     return relations
+
+
+def conflicting_rows(rows: Sequence[Relation]) -> set[int]:
+    """Numbers of the rows (from 0) that give one pair of entities in one sentence different labels: label noise that shows."""
+    places: dict[tuple, list[int]] = {}
+    for number, row in enumerate(rows):
+        spans = (row.subject.start, row.subject.end, row.object.start, row.object.end)
+        places.setdefault((row.sentence, *spans), []).append(number)
+    return {number for numbers in places.values() if len({rows[n].label for n in numbers}) > 1 for number in numbers}
 
 
 def _read_items(path: Path) -> list[tuple[str, Any]]:

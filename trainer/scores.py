@@ -3,6 +3,7 @@
 Source: Park et al., "KLUE: Korean Language Understanding Evaluation" (2021), and the benchmark's published baseline code.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,21 +43,60 @@ def auprc(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def paired_bootstrap(
     labels: np.ndarray, first: np.ndarray, second: np.ndarray, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Difference of two models' micro-F1 on the same rows (first less second) and its 95 % percentile interval over resampled rows.
+    """Difference of two models' micro-F1 on the same rows (first less second) and its 95 % percentile interval.
 
-    labels, first, second: (rows,) class numbers. Efron & Tibshirani 1993, chapter 13; for test sets Berg-Kirkpatrick et al. 2012.
+    labels: (rows,) class numbers; first, second: (rows,), or (seeds, rows) of as many fine-tunings of each, whose scores are averaged.
+    Each resample draws rows, and seeds too where there are several: the same ones for both models. With few seeds the interval is too
+    narrow for their spread, which stands beside it. Efron & Tibshirani 1993, chapter 13; for test sets Berg-Kirkpatrick et al. 2012.
     """
-    positive = labels > 0
-    counts = np.stack([np.stack([(p == labels) & positive, p > 0, positive]) for p in (first, second)]).astype(float)  # (2, 3, rows)
-    generator, rows = np.random.default_rng(seed), len(labels)
-    scores = []
+    said = np.stack([np.atleast_2d(first), np.atleast_2d(second)])  # (2, seeds, rows)
+    positive, (_, seeds, rows) = labels > 0, said.shape
+    counts = np.stack([(said == labels) & positive, said > 0, np.broadcast_to(positive, said.shape)]).astype(float)
+    generator = np.random.default_rng(seed)
+    differences = []
     for start in range(0, resamples, 1000):
-        weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=min(1000, resamples - start))
-        hits, said, true = np.moveaxis(counts @ weights.T, 1, 0)  # each (2, resamples)
-        scores.append(200.0 * hits / np.maximum(1, said + true))
-    differences = np.subtract(*np.concatenate(scores, axis=1))
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return micro_f1(labels, first) - micro_f1(labels, second), float(low), float(high)
+        size = min(1000, resamples - start)
+        weights = generator.multinomial(rows, np.full(rows, 1 / rows), size=size)
+        hits, guesses, true = counts @ weights.T  # each (2, seeds, size)
+        scores = 200.0 * hits / np.maximum(1, guesses + true)
+        drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size).T / seeds  # (seeds, size)
+        differences.append(((scores[0] - scores[1]) * drawn).sum(axis=0))
+    low, high = np.percentile(np.concatenate(differences), [2.5, 97.5])
+    means = [np.mean([micro_f1(labels, row) for row in model]) for model in said]
+    return float(means[0] - means[1]), float(low), float(high)
+
+
+def label_shift(train_counts: Sequence[int], labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """How far the label shares of the data are from those of the training rows, and what that costs.
+
+    train_counts: (30,) rows of each label in training; labels: (rows,); probabilities: (rows, 30). total_variation is half the sum of
+    the shares' absolute differences, 0 to 1. micro_f1_at_these_shares is the score when the probabilities are reweighted from the
+    training shares to the data's own (Saerens et al. 2002, with the shares known). It looks at the answers: no score to report as the
+    model's, but what it has over micro_f1 is lost to the shift alone. For it half a row is added to each count, so that no share is 0.
+    """
+    here, there = np.bincount(labels, minlength=NUM_LABELS), np.asarray(train_counts)
+    distance = abs(here / here.sum() - there / there.sum()).sum() / 2
+    reweighted = (probabilities * (here + 0.5) / (there + 0.5)).argmax(axis=1)
+    return {"total_variation": float(distance), "micro_f1_at_these_shares": micro_f1(labels, reweighted)}
+
+
+def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> list[tuple[float, float, float]]:
+    """(mean confidence, share that is right, share of the rows) of each of so many bins of equal width that has rows."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    members = [places == number for number in range(bins)]
+    return [(float(confidence[m].mean()), float(right[m].mean()), float(m.mean())) for m in members if m.any()]
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Expected calibration error (Naeini et al. 2015) of the predictions, over `calibration_bins`."""
+    return float(sum(abs(right - confidence) * share for confidence, right, share in calibration_bins(labels, probabilities)))
+
+
+def confident_mistakes(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Row numbers of at most `count` wrong predictions, the most confident first."""
+    wrong = np.flatnonzero(labels != probabilities.argmax(axis=1))
+    return wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")][:count]
 
 
 def score_relations(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:

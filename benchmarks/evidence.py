@@ -1,0 +1,184 @@
+"""The experiments of benchmarks/evidence.yaml: unattended, two at a time, going on after a kill; small records, no weights.
+
+    python benchmarks/evidence.py list                                        # what is done, under way, to do
+    python benchmarks/evidence.py run --corpus corpora/kowiki --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
+
+A cell's record, benchmarks/results/evidence/TABLE.NAME.SEED.json, is written (and with --commit committed) when the cell ends; a recorded
+cell is skipped. At the end of --minutes what runs is asked to stop, saves, and goes on at the next call.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TABLE = Path("benchmarks/evidence.yaml")
+RECORDS, RUNS = Path("benchmarks/results/evidence"), Path("runs/evidence")
+JOBS = 2  # of one thread each
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One post-training run."""
+
+    table: str
+    name: str
+    seed: int
+    tokens: int
+    klue: bool
+    set: dict[str, Any]
+    stages: list[dict[str, Any]]
+
+    @property
+    def label(self) -> str:
+        return f"{self.table}.{self.name}.{self.seed}"
+
+    @property
+    def record(self) -> Path:
+        return RECORDS / f"{self.label}.json"
+
+    @property
+    def run(self) -> Path:
+        return RUNS / self.label
+
+    def overrides(self, recipe: dict[str, Any]) -> list[str]:
+        """--set arguments: the stages with their steps, and the cell's own settings."""
+        batch = self.set.get("global_batch_size", recipe["global_batch_size"])
+        steps = self.tokens // (batch * self.set.get("sequence_length", recipe["sequence_length"]))
+        rows, done = [], 0.0
+        for stage in self.stages:
+            share = stage["share"]
+            own = round(steps * (done + share)) - round(steps * done)
+            done += share
+            kept = {key: value for key, value in stage.items() if key != "share"}
+            rows.append({"schedule": "linear", **kept, "steps": own, "warmup_steps": own // 10})
+        every = {"every.evaluate": max(1, steps // 20), "every.checkpoint": max(1, steps // 5), "seed": self.seed}
+        values = {**every, **self.set, "stages": rows}
+        return [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=9999).splitlines()[0]}" for key, value in values.items()]
+
+
+def read_cells(path: Path = TABLE) -> tuple[str, list[Cell]]:
+    """(recipe, cells in their order)."""
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    cells = []
+    for table, rows in given["tables"].items():
+        for name, row in rows.items():
+            settings = {**given["defaults"], **row}
+            cells += [Cell(table, name, seed, **{k: v for k, v in settings.items() if k != "seeds"}) for seed in settings["seeds"]]
+    return given["recipe"], cells
+
+
+def start(cell: Cell, recipe: str, arguments: argparse.Namespace) -> subprocess.Popen:
+    """The next process that the cell needs: post-training, and then, where it is asked for, fine-tuning."""
+    cell.run.parent.mkdir(parents=True, exist_ok=True)
+    if not (cell.run / "model" / "config.json").is_file():
+        settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        command = [
+            "trainer/xpt.py", "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", str(arguments.corpus),
+            "--output-dir", str(cell.run), "--set", f"surgery.lexicon={arguments.lexicon}", *cell.overrides(settings),
+        ]  # fmt: skip
+    else:
+        train, dev = (next(arguments.klue.glob(f"*{name}*.json")) for name in ("train", "dev"))
+        command = [
+            "trainer/klue_re.py", "train", "--model", str(cell.run / "model"), "--train-file", str(train), "--eval-file", str(dev),
+            "--recipe", "recipes/klue_re_official.yaml", "--learning-rate", "2e-4", "--seed", str(cell.seed),
+            "--output-dir", str(cell.run / "klue_re"),
+        ]  # fmt: skip
+    with open(f"{cell.run}.log", "a", encoding="utf-8") as log:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def finished(cell: Cell) -> bool:
+    return (cell.run / ("klue_re/report.json" if cell.klue else "model/config.json")).is_file()
+
+
+def keep(cell: Cell, commit: bool) -> None:
+    """Write the cell's record from its run folder."""
+    rows = [json.loads(line) for line in (cell.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    speeds = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
+    curve = [[row["step"], row["stage"], round(row["valid_loss"], 5)] for row in rows if "valid_loss" in row]
+    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    record = {**asdict(cell), "commit": revision, "steps": rows[-1]["step"], "tokens_per_second": speeds[len(speeds) // 2], "curve": curve}
+    if cell.klue:
+        report = json.loads((cell.run / "klue_re" / "report.json").read_text(encoding="utf-8"))
+        record["klue_re"] = {key: report[key] for key in ("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds")}
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    cell.record.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    if commit:
+        subprocess.run(["git", "add", str(cell.record)], check=True)
+        subprocess.run(["git", "commit", "--quiet", "--message", f"Record of {cell.label}", "--", str(cell.record)], check=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run what is left; returns how many cells failed."""
+    recipe, cells = read_cells()
+    left = [cell for cell in cells if not cell.record.is_file() and (not arguments.only or cell.label.startswith(arguments.only))]
+    deadline = time.monotonic() + 60 * arguments.minutes
+    running: dict[Cell, subprocess.Popen] = {}
+    failed = 0
+    while left or running:
+        ending = time.monotonic() > deadline
+        if ending:
+            left.clear()
+            for process in running.values():
+                process.send_signal(signal.SIGTERM)
+        while left and len(running) < JOBS:
+            cell = left.pop(0)
+            if finished(cell):
+                keep(cell, arguments.commit)
+                continue
+            running[cell] = start(cell, recipe, arguments)
+            print(f"{time.strftime('%H:%M')} {cell.label}: started; {len(left)} more to do", flush=True)
+        time.sleep(2)
+        for cell, process in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[cell]
+            if process.returncode and not ending:
+                failed += 1
+                print(f"{cell.label}: failed with status {process.returncode}; see {cell.run}.log", flush=True)
+            elif finished(cell):
+                keep(cell, arguments.commit)
+                print(f"{time.strftime('%H:%M')} {cell.label}: done", flush=True)
+            elif not ending:
+                left.insert(0, cell)  # post-trained; now the fine-tuning
+    return failed
+
+
+def show() -> None:
+    _, cells = read_cells()
+    for cell in cells:
+        metrics = cell.run / "metrics.jsonl"
+        state = "done" if cell.record.is_file() else f"at {metrics.read_text().count(chr(10))} rows" if metrics.is_file() else "to do"
+        print(f"{cell.label:<34}{cell.tokens / 1e6:>8.1f}M tokens   {state}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list")
+    runner = commands.add_parser("run")
+    runner.add_argument("--corpus", type=Path, required=True)
+    runner.add_argument("--klue", type=Path, required=True)
+    runner.add_argument("--lexicon", type=Path, required=True)
+    runner.add_argument("--only", default="", help="cells whose label begins so")
+    runner.add_argument("--minutes", type=float, default=100)
+    runner.add_argument("--commit", action="store_true", help="commit each record as its cell ends")
+    arguments = parser.parse_args()
+    if arguments.command == "list":
+        show()
+    else:
+        sys.exit(1 if run(arguments) else 0)
+
+
+if __name__ == "__main__":
+    main()

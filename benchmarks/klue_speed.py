@@ -1,0 +1,125 @@
+"""Fine-tuning on KLUE-RE against Hugging Face's Trainer: the same model, rows, ids, batch size, rate, bf16 and dropout, in alternation.
+
+    OMP_NUM_THREADS=1 python benchmarks/klue_speed.py --model runs/real/full-dictionary/model --train-file T --eval-file E
+
+Their side is `Trainer` as its documentation has it: dynamic padding (DataCollatorWithPadding to a multiple of 8), length grouping
+(train_sampling_strategy), bf16, fused AdamW, its default attention. A third arm pads to 256 tokens, for as many steps as --padded-steps.
+Writes benchmarks/results/klue_speed.json and prints the table.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.data import Dataset
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+from trainer.classifier import Classifier, encode_rows, new_classifier, predict_probabilities, quiet_transformers
+from trainer.finetune import train
+from trainer.memory import keep_freed_memory
+from trainer.relations import read_relations
+from trainer.scores import micro_f1
+from trainer.settings import Settings
+
+RECORD = Path("benchmarks/results/klue_speed.json")
+BATCH, RATE, WARMUP = 32, 2e-4, 0.1
+
+
+class Rows(Dataset):
+    """Encoded rows as Trainer wants them."""
+
+    def __init__(self, ids: list[list[int]], labels: list[int]) -> None:
+        self.items = [{"input_ids": row, "attention_mask": [1] * len(row), "labels": label} for row, label in zip(ids, labels, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, place: int) -> dict:
+        return self.items[place]
+
+
+def ours(arguments: argparse.Namespace, seed: int, folder: Path) -> dict[str, float]:
+    settings = Settings(
+        model=arguments.model, train_file=arguments.train_file, eval_file=arguments.eval_file, output_dir=folder, epochs=arguments.epochs,
+        batch_size=BATCH, learning_rate=RATE, warmup=WARMUP, seed=seed,
+    )  # fmt: skip
+    train(settings)
+    report = json.loads((folder / "report.json").read_text())
+    return {"rows_per_second": report["training_rows"]["number"] * arguments.epochs / report["training_seconds"], "f1": report["micro_f1"]}
+
+
+def theirs(arguments: argparse.Namespace, seed: int, folder: Path, padded_steps: int = 0) -> dict[str, float]:
+    """padded_steps: pad to 256 tokens, for so many steps, without a score."""
+    rows, held = read_relations(arguments.train_file), read_relations(arguments.eval_file)
+    ours, _ = new_classifier(arguments.model, "untyped", 256, seed)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(arguments.model, num_labels=30, dtype=torch.float32)
+    model.resize_token_embeddings(len(ours.tokenizer), mean_resizing=False)
+    classifier = Classifier(model, ours.tokenizer, "untyped", 256)
+    data = Rows(encode_rows(classifier, rows, "train").input_ids, [row.label for row in rows])
+    settings = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=BATCH, num_train_epochs=arguments.epochs, max_steps=padded_steps or -1,
+        learning_rate=RATE, warmup_steps=WARMUP, bf16=True, use_cpu=True, seed=seed, train_sampling_strategy="group_by_length",
+        save_strategy="no", report_to="none", logging_steps=50, disable_tqdm=True,
+    )  # fmt: skip
+    padding = {"padding": "max_length", "max_length": 256} if padded_steps else {"pad_to_multiple_of": 8}
+    trainer = Trainer(model, settings, DataCollatorWithPadding(classifier.tokenizer, **padding), data)
+    begin = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - begin
+    if padded_steps:
+        return {"rows_per_second": padded_steps * BATCH / seconds}
+    probabilities = predict_probabilities(classifier, encode_rows(classifier, held, "held"))
+    score = micro_f1(np.array([row.label for row in held]), probabilities.argmax(axis=1))
+    return {"rows_per_second": len(rows) * arguments.epochs / seconds, "f1": score}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--train-file", type=Path, required=True)
+    parser.add_argument("--eval-file", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--padded-steps", type=int, default=6)
+    arguments = parser.parse_args()
+    quiet_transformers()
+    keep_freed_memory()
+    pairs = []
+    for seed in range(arguments.pairs):
+        folder = Path(tempfile.mkdtemp())
+        sides = {"ours": ours, "theirs": theirs}
+        found = {name: sides[name](arguments, seed, folder / name) for name in (sides if seed % 2 == 0 else reversed(sides))}
+        found["padded"] = theirs(arguments, seed, folder / "padded", arguments.padded_steps)
+        shutil.rmtree(folder)
+        pairs.append(found)
+        print(json.dumps(found), flush=True)
+    ratios = {side: [pair["ours"]["rows_per_second"] / pair[side]["rows_per_second"] for pair in pairs] for side in ("theirs", "padded")}
+    record = {
+        "threads": torch.get_num_threads(), "cpu": _cpu(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "rows": len(read_relations(arguments.train_file)), "epochs": arguments.epochs, "pairs": pairs, "ratios": ratios,
+    }  # fmt: skip
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    print("| | rows/s, median | ours over it, median (smallest to largest) | micro-F1 |\n|---|---|---|---|")
+    for side, title in (("ours", "ours"), ("theirs", "Trainer, dynamic padding, length grouping"), ("padded", "Trainer, padded to 256")):
+        speed = np.median([pair[side]["rows_per_second"] for pair in pairs])
+        over = f"{np.median(ratios[side]):.2f} ({min(ratios[side]):.2f} to {max(ratios[side]):.2f})" if side in ratios else ""
+        scores = [pair[side]["f1"] for pair in pairs if "f1" in pair[side]]
+        score = f"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
+        print(f"| {title} | {speed:.1f} | {over} | {score} |")
+
+
+def _cpu() -> str:
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{os.cpu_count()} x {names[0] if names else 'unknown'}"
+
+
+if __name__ == "__main__":
+    main()
