@@ -1,9 +1,9 @@
-# make quickstart | check | test | test-slow | test-faults | test-gpu.  Everything runs in .venv, which is made when it is missing.
+# make quickstart | check | test | test-slow | test-faults | test-cluster | test-cluster-faults | test-gpu.  Everything runs in .venv, which is made when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := trainer data_tools tests recipes benchmarks setup.py
 
-.PHONY: install quickstart test test-slow test-faults test-gpu check format clean
+.PHONY: install quickstart test test-slow test-faults test-cluster test-cluster-faults test-gpu check format clean
 install: .venv/installed
 
 # Without a GPU, torch comes as the CPU build that constraints.txt pins; nothing is compiled. The seed model of the quickstart
@@ -20,15 +20,23 @@ quickstart: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/quickstart.sh
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not cluster"
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not cluster"
 
 # Kills, hangs, damage and full disks, from which each run must come back exactly; about a minute a trial.
 TRIALS ?= 10
 test-faults: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.faults --trials $(TRIALS)
+
+# Several hosts on this machine: namespaces, sshd, pdsh and MPI; needs root. What the machine does not let happen is skipped, loudly.
+test-cluster: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m cluster -rs tests/cluster
+
+CLUSTER_TRIALS ?= 20
+test-cluster-faults: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.cluster.faults --trials $(CLUSTER_TRIALS)
 
 # About 10 minutes with a GPU or more; without one everything is skipped, and says so.
 test-gpu: install

@@ -188,6 +188,14 @@ def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int) -> None:
         assert len(moved) > 0.9 * len(expected)
 
 
+def test_buckets_fit_the_model() -> None:
+    from trainer.engine import fitting_buckets
+
+    assert fitting_buckets({"stage": 2}, 101) == {"stage": 2, "reduce_bucket_size": 102, "allgather_bucket_size": 102}
+    given = {"reduce_bucket_size": 50, "allgather_bucket_size": 200}
+    assert fitting_buckets(given, 100) == {"reduce_bucket_size": 50, "allgather_bucket_size": 100}
+
+
 def test_fresh_moments_are_another_run() -> None:
     carried, fresh = (reference("bert", TWO_STAGES, 8, moments) for moments in ("carry", "fresh"))
     assert max((carried[name] - fresh[name]).abs().max() for name in carried) > 1e-3

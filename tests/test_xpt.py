@@ -177,7 +177,7 @@ def test_a_full_disk_is_survived_or_ends_the_run_by_setting(finished: Path, tmp_
     assert done.stdout.count("WARNING") == 6 and "step-72 could not be written" in done.stdout, done.stdout
     assert (
         done.stderr.count("error:") == 1
-        and "step-80 could not be written (rank 0: " in done.stderr
+        and "step-80 could not be written (rank 0 on " in done.stderr
         and "step-30 is the last" in done.stderr
     )
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-0", "step-24", "step-30"]

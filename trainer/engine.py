@@ -11,6 +11,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -88,6 +89,54 @@ class DeepSpeedConfig:
         return global_batch // together
 
 
+def fitting_buckets(zero: dict[str, Any], trainable: int) -> dict[str, Any]:
+    """`zero_optimization` with buckets no larger than what trains: DeepSpeed allocates them whole, by default 5e8 elements each."""
+    names, even = ("reduce_bucket_size", "allgather_bucket_size"), trainable + trainable % 2  # it refuses odd ones
+    return {**zero, **{name: min(int(zero.get(name, 5e8)), even) for name in names}}
+
+
+class Traffic:
+    """Bytes that this rank sends in DeepSpeed's collectives: gradients and updated parameters.
+
+    Counted as rings send them: each of a ring's rounds over n bytes sends n (N - 1) / N, an all-reduce has two.
+    """
+
+    def __init__(self) -> None:
+        self._backend, self._bytes = deepspeed.comm.comm.cdb, 0.0
+        all_reduce, all_gather, into_tensor = (getattr(self._backend, name) for name in self._NAMES)
+
+        def counted_all_reduce(tensor: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+            self._count(2, tensor)
+            return all_reduce(tensor, *arguments, **named)
+
+        def counted_all_gather(tensor_list: list[torch.Tensor], tensor: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+            self._count(1, *tensor_list)
+            return all_gather(tensor_list, tensor, *arguments, **named)
+
+        def counted_into_tensor(output_tensor: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+            self._count(1, output_tensor)
+            return into_tensor(output_tensor, *arguments, **named)
+
+        for name, counted in zip(self._NAMES, (counted_all_reduce, counted_all_gather, counted_into_tensor), strict=True):
+            setattr(self._backend, name, counted)
+
+    _NAMES = ("all_reduce", "all_gather", "all_gather_into_tensor")
+
+    def _count(self, rounds: int, *tensors: torch.Tensor) -> None:
+        size = dist.get_world_size()
+        self._bytes += rounds * (size - 1) / size * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def take(self) -> float:
+        """Bytes since the last call."""
+        taken, self._bytes = self._bytes, 0.0
+        return taken
+
+    def close(self) -> None:
+        """Count no more."""
+        for name in self._NAMES:
+            delattr(self._backend, name)
+
+
 def start(timeout_minutes: float = 30) -> None:
     """Make the process group (NCCL or gloo)."""
     if deepspeed.__version__.split("+")[0] != TESTED_DEEPSPEED:
@@ -99,7 +148,13 @@ def start(timeout_minutes: float = 30) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed calls older names
     # Its shared-memory all-reduce for CPUs is compiled at first use, for minutes; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))
+    try:
+        deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))
+    except ImportError as error:  # started by mpirun, where mpi4py says who we are
+        raise UserError(
+            f"mpi4py does not find the MPI library ({error}); set MPI4PY_LIBMPI to the libmpi.so of the mpirun that started this, "
+            "or MPI4PY_MPIABI to openmpi or mpich"
+        ) from None
 
 
 class StageEngine:
@@ -132,6 +187,10 @@ class StageEngine:
         self._load_state(checkpoint, forget=fresh_moments)
         self.check_trainable(train)
         self._frozen_sum = self.frozen_checksum()
+        # ZeRO-2 reduces after every micro-batch. Once a step is enough where gradients add up locally in fp32; bf16 ones would be rounded.
+        self._coalesces = config.dtype == torch.float32 and self.accumulation > 1
+        self._pending, self._window = 0, ExitStack()
+        self.traffic = Traffic()
 
     def _initialize(self, model: PreTrainedModel, config: DeepSpeedConfig, optimizer: Optimizer) -> Any:
         groups = [
@@ -141,6 +200,9 @@ class StageEngine:
         adamw = torch.optim.AdamW(groups, lr=0.0, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps, fused=True)
         settings = {
             **config.settings,
+            "zero_optimization": fitting_buckets(
+                config.settings["zero_optimization"], sum(p.numel() for p in model.parameters() if p.requires_grad)
+            ),
             "gradient_accumulation_steps": self.accumulation,
             "gradient_clipping": optimizer.gradient_clipping,
             "steps_per_print": None,
@@ -189,8 +251,16 @@ class StageEngine:
         The loss is divided by the number of selected tokens of the whole global batch, whichever rank they fall on; DeepSpeed averages
         gradients over ranks, hence the factor. Returns the summed cross-entropy, detached.
         """
+        if self._coalesces and not self._pending:
+            self._window.enter_context(self._engine.coalesce_grad_reduction())
         loss = self._engine.module.loss(batch, self.device)
         self._engine.backward(loss * (self.world_size / num_selected_global), scale_wrt_gas=False)
+        self._pending = (self._pending + 1) % self.accumulation
+        if self._coalesces:
+            if self._pending:
+                return loss.detach()
+            self._window.close()  # here the gradients are reduced
+            self._engine.micro_steps += self.accumulation - 1
         self._engine.step()
         return loss.detach()
 
@@ -301,6 +371,7 @@ class StageEngine:
     def close(self) -> None:
         """Free everything. `destroy` leaves hooks on the module that keep masters and moments alive: engine and module go together, so that
         the collector below takes the whole circle."""
+        self.traffic.close()
         engine, self._engine = self._engine, None
         engine.destroy()
         self.parameters, self._name_of = {}, {}

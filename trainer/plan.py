@@ -10,10 +10,12 @@ ASSUMED_MFU = 0.4  # of the measured matrix-multiplication peak; only the time e
 
 def memory_per_rank(num_trainable: int, num_frozen: int, world_size: int, dtype: torch.dtype, accumulation: int) -> float:
     """Bytes of model state on one rank under ZeRO-2: weights in the compute precision; for what trains fp32 master and two Adam
-    moments, divided by the ranks, and at the end of the backward pass an fp32 gradient, divided likewise. Activations come on top."""
+    moments, divided by the ranks, and at the end of the backward pass an fp32 gradient, divided likewise. In fp32 with several
+    micro-batches a whole gradient besides: it is reduced once a step. Activations come on top."""
     weight = torch.empty(0, dtype=dtype).element_size()
     gradient = 4 if accumulation > 1 or weight == 4 else weight
-    return weight * (num_trainable + num_frozen) + (12 + gradient) * num_trainable / world_size
+    local = 4 * num_trainable if accumulation > 1 and weight == 4 else 0
+    return weight * (num_trainable + num_frozen) + local + (12 + gradient) * num_trainable / world_size
 
 
 def describe(

@@ -1,11 +1,13 @@
 """Who we are among the ranks, and the few collectives that the scripts need."""
 
+import errno
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from data_tools.errors import RunError, UserError
+from trainer import lifeline
 from trainer.launcher import launcher_processes
 
 T = TypeVar("T")
@@ -97,6 +100,11 @@ class Ranks:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"rank {self.rank} on {socket.gethostname()}"
+
     def beat(self, doing: str) -> None:
         """A sign of progress. doing: what begins now or still goes on, e.g. `reading batch 7`; the same words in the same order on all."""
         self.pulse.count += doing != self.pulse.doing
@@ -124,6 +132,35 @@ class Ranks:
         dist.all_gather_object(items, item)
         return items
 
+    def bandwidth(self, megabytes: int) -> float:
+        """Bytes that each rank sends a second while all add tensors of this size (a ring: 2 (N - 1) / N of the tensor)."""
+        tensor = torch.ones(megabytes * 2**18, device=self.device)
+        dist.all_reduce(tensor)
+        begin = time.perf_counter()
+        dist.all_reduce(tensor)
+        tensor[0].item()  # on a GPU, the end of it
+        return 2 * (self.world_size - 1) / self.world_size * 4 * tensor.numel() / (time.perf_counter() - begin)
+
+    def broadcast(self, data: bytes, source: int) -> bytes:
+        """The bytes of rank `source`, on every rank. data: as many on all ranks."""
+        self._enter()
+        tensor = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+        dist.broadcast(tensor, source)
+        return tensor.cpu().numpy().tobytes()
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Raises UserError on all ranks when a fact is not the same on all hosts."""
+        everyone = self.gather((socket.gethostname(), dict(facts)))
+        lines = []
+        for key in facts:
+            hosts: dict[str, list[str]] = {}
+            for host, theirs in everyone:
+                hosts.setdefault(str(theirs[key]), []).append(host)
+            if len(hosts) > 1:
+                lines.append(f"  {key}: " + "; ".join(f"{value} on {', '.join(sorted(set(names)))}" for value, names in hosts.items()))
+        if lines:
+            raise UserError("the hosts differ; give all of them the same:\n" + "\n".join(lines))
+
     def on_main(self, work: Callable[[], T]) -> T | None:
         """Run `work` on rank 0 while the others wait; all end together, with rank 0's message, when it fails there."""
         result, failure = None, None
@@ -145,34 +182,68 @@ class Ranks:
 
 
 def run_on_ranks(main: Callable[[], None]) -> None:
-    """Run a launched script's `main`: one message for a user's mistake, from rank 0, and exit status 2."""
+    """Run a launched script's `main`: one message for all ranks, without a traceback for a user's mistake, and the exit status of
+    data_tools.errors."""
     try:
         main()
     except UserError as error:
-        if rank_in_environment() == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(5)  # the launcher ends everyone once the first rank has ended: let rank 0 speak; still here, it has no such error
-            print(f"error on rank {rank_in_environment()} ({socket.gethostname()}): {error}", file=sys.stderr, flush=True)
-        _leave(2)
+        _end(2, str(error))
     except RunError as error:
-        if rank_in_environment() == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        farewell()
-        _leave(1)
+        _end(1, str(error))
     except Stopped as stopped:
         farewell()
         _leave(stopped.status)
     except KeyboardInterrupt:
-        _leave(130)
-    finally:
-        if sys.exc_info()[0] is None:
-            farewell()
+        _end(130, "interrupted")
+    except SystemExit as leaving:  # rank 0 failed in `on_main`, and says so
+        line = lifeline.tied()
+        if line and leaving.code:
+            line.wait_for_verdict()
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _end(1, f"{error.strerror}: {error.filename or 'a file of the run folder'}; make room, then start again", named=True)
+        _break(error)
+    except Exception as error:
+        _break(error)
+    farewell()
+
+
+def _end(status: int, message: str, named: bool = False) -> None:
+    """This rank ends for a reason that users can read; rank 0 is who speaks. named: say which rank, also when it is rank 0."""
+    if named or rank_in_environment():
+        message = f"rank {rank_in_environment()} on {socket.gethostname()}: {message}"
+    line = lifeline.tied()
+    if line:
+        line.say(status, message)
+    else:
+        if rank_in_environment():
+            time.sleep(5)  # the launcher ends everyone once rank 0 has ended, after it has spoken; still here, it has no such error
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    _leave(status)
+
+
+def _break(error: Exception) -> None:
+    """This rank ends by a defect, or because a collective broke: then another rank's end is the reason, and its lifeline tells."""
+    line = lifeline.tied()
+    if line and _of_a_collective(error):
+        status = line.wait_for_verdict()
+        if status is not None:
+            _leave(status)
+    traceback.print_exception(error)
+    _end(1, f"{type(error).__name__}: {error}", named=True)
+
+
+def _of_a_collective(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and ("gloo" in str(error) or "onnection" in str(error)))
 
 
 def farewell() -> None:
     """All ranks leave together; without it a gloo thread aborts one exit in eight."""
     if dist.is_initialized():
+        line = lifeline.tied()
+        if line:
+            line.untie()
         dist.barrier()
         dist.destroy_process_group()
 

@@ -1,5 +1,6 @@
 """What the training loop changes, and how it is saved. Everything else of a run follows from the recipe."""
 
+import functools
 import shutil
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from trainer.checkpoint import Checkpoint, flush, link_files, prune, seal, write
 from trainer.engine import StageEngine
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
+from trainer.storage import Storage
 
 T = TypeVar("T")
 CORPUS_KEYS = ("corpus_fingerprint", "tokenizer_sha256")
@@ -63,6 +65,7 @@ class Saver:
         self.good = first
         """The newest finished checkpoint."""
         self._run, self._recipe, self._ranks, self._say = run, recipe, ranks, say
+        self._storage = Storage(run, ranks)
         self._needed = False
         self._thread: threading.Thread | None = None
         self._failure: OSError | None = None
@@ -82,7 +85,7 @@ class Saver:
         self._needed = needed
         partial = self._run / "checkpoints" / f"step-{state.step}.partial"
         stem, shapes, adam_steps = f"{state.step}-{self._ranks.rank}", self.good.shapes, engine.adam_steps
-        if self._ranks.is_main:
+        if self._storage.is_first:
             shutil.rmtree(partial, ignore_errors=True)
             self._attempt(lambda: partial.mkdir(parents=True))
         if not self._all_well(partial):
@@ -95,7 +98,11 @@ class Saver:
         }
         frozen = {name: record for name, record in self.good.parameters.items() if name not in records}
         stems = {record["file"] for record in frozen.values()}
-        linked = self._ranks.gather(self._attempt(lambda: link_files(partial, self.good, stems)) if self._ranks.is_main else None)[0]
+        linked = self._ranks.gather(self._attempt(lambda: link_files(partial, self.good, stems)) if self._storage.is_first else None)[0]
+        if not self._all_well(partial):
+            return
+        for rank, (_, _, theirs) in enumerate(shares):
+            self._attempt(functools.partial(self._storage.spread, rank, partial, theirs))
         if not self._all_well(partial):
             return
         records |= frozen
@@ -120,13 +127,14 @@ class Saver:
         partial, state, files = self.last.path, self.last.state, self.last.files
         if not self._all_well(partial):
             return
-        if self._ranks.is_main:
+        if self._storage.is_first:
             self._attempt(lambda: seal(partial, state, files))
         if not self._all_well(partial):
             return
         self.last = self.good = Checkpoint.open(partial.with_suffix(""), verify=False)
-        if self._ranks.is_main:
+        if self._storage.is_first:
             prune(self._run, self._recipe.keep_last, self._kept())
+        self._storage.spread(0, self._run, ("recipe.yaml", "metrics.jsonl"))
 
     def _attempt(self, work: Callable[[], T]) -> T | None:
         try:
@@ -138,10 +146,10 @@ class Saver:
     def _all_well(self, partial: Path) -> bool:
         """Whether no rank failed since the last call."""
         failure, self._failure = self._failure, None
-        problems = [text for text in self._ranks.gather(failure and f"rank {self._ranks.rank}: {failure}") if text]
+        problems = [text for text in self._ranks.gather(failure and f"{self._ranks.name}: {failure}") if text]
         if not problems:
             return True
-        if self._ranks.is_main:
+        if self._storage.is_first:
             shutil.rmtree(partial, ignore_errors=True)
         message = f"{partial.with_suffix('')} could not be written ({problems[0]}); {self.good.path} is the last good checkpoint"
         self.last = self.good

@@ -31,15 +31,16 @@ from transformers.utils import logging as transformers_logging
 from data_tools.corpus import Corpus
 from data_tools.errors import RunError, UserError
 from trainer import engine as engines
-from trainer import lock, plan, surgery
+from trainer import lifeline, lock, plan, surgery
 from trainer.architecture import architecture_of
 from trainer.blocks import PACKINGS, Blocks, MaskedBatch, SpecialIds, samples_of
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
 from trainer.engine import DeepSpeedConfig, StageEngine
 from trainer.export import export
 from trainer.flops import Shape, peak_flops, stage_flops_per_token
+from trainer.installation import digest_of, installed
 from trainer.journal import Journal, perplexity, read_rows
-from trainer.launcher import check_hostfile
+from trainer.launcher import check_launch
 from trainer.masking import dropout_seed
 from trainer.memory import keep_freed_memory
 from trainer.mlm import MaskedLanguageModel, build_model
@@ -48,21 +49,23 @@ from trainer.recipe import Recipe, load_recipe
 from trainer.schedule import learning_rate
 from trainer.stages import Parts, check_stages, split_parts, trainable
 from trainer.state import Saver, TrainState, save_seed, save_weights
+from trainer.storage import Storage
 from trainer.watchdog import Watchdog
 
 
 def main() -> None:
     arguments = parse_arguments()
-    recipe = load_recipe(
-        arguments.recipe, arguments.set, corpus=arguments.corpus, seed_model=arguments.seed_model, output_dir=arguments.output_dir
-    )
-    config = DeepSpeedConfig.load(arguments.ds_config)
     transformers_logging.disable_progress_bar()
     keep_freed_memory()
     set_environment()
     engines.start()
     ranks = Ranks.current()
-    check_hostfile(ranks.world_size)
+    lifeline.tie(ranks.rank, ranks.world_size, ranks.gather)
+    check_launch(ranks.world_size)
+    recipe = load_recipe(
+        arguments.recipe, arguments.set, corpus=arguments.corpus, seed_model=arguments.seed_model, output_dir=arguments.output_dir
+    )
+    config = DeepSpeedConfig.load(arguments.ds_config)
     run = open_run(recipe, config, ranks)
     if arguments.dry_run:
         run.journal_plan(ranks)
@@ -142,6 +145,9 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
         raise UserError(f"expect_world_size is {recipe.expect_world_size}, but {ranks.world_size} rank(s) were started; check the hostfile")
     accumulation = config.accumulation(recipe.global_batch_size, ranks.world_size)
     corpus = Corpus.open(recipe.corpus)
+    ranks.agree(
+        {**installed(), "recipe": digest_of(recipe.as_dict()), "ds_config": digest_of(config.settings), "corpus": corpus.fingerprint}
+    )
     tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
     if len(tokenizer) != corpus.vocab_size:
         raise UserError(
@@ -196,7 +202,10 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
         forward = forward_check(run, lambda batch: MaskedLanguageModel(model.eval()).loss(batch, model.device), torch.float32)
         return str(save_seed(run.folder, run.recipe, run.corpus_identity, model, report, forward))
 
+    storage = Storage(run.folder, ranks)
+    storage.level(lambda found: refuse_other_run(run, found))
     path = ranks.gather(ranks.on_main(prepare))[0]
+    storage.level(lambda found: refuse_other_run(run, found))
     return Checkpoint.open(Path(path), verify=False)
 
 
@@ -302,7 +311,7 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
             continue
         skipped = 0
         state.step += 1
-        speed.count()
+        speed.count(engine.traffic.take())
         journal.advance(run.tokens_per_step, stage.name)
 
         done = state.step == stage_end
@@ -393,14 +402,16 @@ class Speed:
         self.restart()
 
     def restart(self) -> None:
-        self._begin, self._steps = time.perf_counter(), 0
+        self._begin, self._steps, self._sent = time.perf_counter(), 0, 0.0
 
-    def count(self) -> None:
+    def count(self, sent: float) -> None:
+        """One step. sent: bytes that this rank sent in it."""
         self._steps += 1
+        self._sent += sent
 
     def figures(self) -> dict[str, float]:
         rate = self._steps * self._tokens_per_step / (time.perf_counter() - self._begin)
-        return {"tokens_per_second": rate, "mfu": rate * self._flops / self._peak}
+        return {"tokens_per_second": rate, "mfu": rate * self._flops / self._peak, "bytes_sent_per_step": self._sent / max(1, self._steps)}
 
 
 if __name__ == "__main__":

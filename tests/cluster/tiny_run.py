@@ -1,0 +1,57 @@
+"""A tiny run on the hosts of a lab, and what is asked of it."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from tests.cluster.lab import Host
+from tests.tiny import make_corpus, make_seed
+from trainer.journal import read_rows
+
+RECIPE = """
+name: tiny
+seed_model: {root}/seed
+corpus: {root}/corpus
+output_dir: {root}/run
+sequence_length: 16
+global_batch_size: 24
+surgery: {{dropout: 0}}
+stages:
+- {{name: one, train: [embeddings, itl, head], steps: {first}, learning_rate: 1.0e-2, warmup_steps: 3}}
+- {{name: two, train: [all], steps: {second}, learning_rate: 1.0e-2, warmup_steps: 3}}
+every: {{log: 1, evaluate: 20, checkpoint: 8}}
+"""
+DEEPSPEED = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": 2, "reduce_bucket_size": 100000}}
+EXACT = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")
+
+
+def make_inputs(root: Path, first: int, second: int) -> None:
+    """Seed, corpus, recipe and ds_config for runs of so many steps in two stages."""
+    make_seed(root / "seed", "roberta")
+    make_corpus(root / "corpus")
+    (root / "recipe.yaml").write_text(RECIPE.format(root=root, first=first, second=second))
+    (root / "ds.json").write_text(json.dumps(DEEPSPEED))
+
+
+def arguments(root: Path, run: Path, *more: str) -> list[str]:
+    """Of trainer/xpt.py."""
+    return ["--recipe", f"{root}/recipe.yaml", "--ds-config", f"{root}/ds.json", "--output-dir", str(run), *more]
+
+
+def launch(host: Host, hostfile: Path, words: list[str], log: Path, *options: str) -> subprocess.Popen[str]:
+    """`deepspeed ... trainer/xpt.py` from this host, in the background."""
+    (host.home / ".deepspeed_env").write_text("DS_ACCELERATOR=cpu\nOMP_NUM_THREADS=1\nTORCH_CPP_LOG_LEVEL=ERROR\n")
+    command = ["deepspeed", "--hostfile", str(hostfile), *options, "trainer/xpt.py", *words]
+    with open(log, "ab") as file:
+        return host.start(command, stdout=file, stderr=file)
+
+
+def rows(run: Path) -> list[dict[str, object]]:
+    """Of metrics.jsonl, without what differs from run to run."""
+    return [{key: row[key] for key in EXACT if key in row} for row in read_rows(run / "metrics.jsonl")]
+
+
+def messages(text: str) -> list[str]:
+    """The trainer's error messages in a log."""
+    return re.findall(r"(?:^|: )error: (.*)", text)

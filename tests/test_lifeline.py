@@ -1,0 +1,71 @@
+"""A rank that is killed, fails or cannot be reached ends all, with one message; one that is only stopped does not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import datetime, sys, time, torch.distributed as dist
+from data_tools.errors import UserError
+from trainer import lifeline
+from trainer.ranks import Ranks, run_on_ranks
+rank, store, fault = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+def main():
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3, timeout=datetime.timedelta(minutes=5))
+    ranks = Ranks.current()
+    lifeline.tie(ranks.rank, ranks.world_size, ranks.gather)
+    print("here", flush=True)
+    if fault == "mistake everywhere":
+        raise UserError("what was given is wrong")
+    if fault == "defect" and rank == 1:
+        raise KeyError("lost")
+    if fault == "mistake" and rank == 2:
+        raise UserError("it has no corpus")
+    for _ in range(200 if fault == "stopped" else 10**6):
+        ranks.sum(1.0)
+        time.sleep(0.01)
+run_on_ranks(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "victim", "status", "told"),
+    [
+        ("killed", 0, 1, "rank 0 on"),
+        ("killed", 2, 1, "rank 2 on"),
+        ("defect", 1, 1, "KeyError: 'lost'"),
+        ("mistake", 2, 2, "it has no corpus"),
+        ("mistake everywhere", 0, 2, "error: what was given is wrong"),
+        ("stopped", 1, 0, ""),
+    ],
+)
+def test_one_message_and_all_end(tmp_path: Path, fault: str, victim: int, status: int, told: str) -> None:
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(rank), str(tmp_path / "store"), fault], text=True, stdout=-1, stderr=-1,
+            env={**os.environ, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "RANK": str(rank)},
+        )
+        for rank in range(3)
+    ]  # fmt: skip
+    try:
+        for rank in ranks:
+            assert rank.stdout and rank.stdout.readline() == "here\n"
+        if fault == "killed":
+            ranks[victim].kill()
+        if fault == "stopped":
+            ranks[victim].send_signal(signal.SIGSTOP)
+            time.sleep(3)
+            ranks[victim].send_signal(signal.SIGCONT)
+        said = "".join(rank.communicate(timeout=60)[1] for rank in ranks)
+        ended = [rank.returncode for number, rank in enumerate(ranks) if fault != "killed" or number != victim]
+        assert set(ended) == {status}, (ended, said)
+        assert said.count("error: ") == (status > 0) and told in said, said
+        assert said.count("Traceback") == (fault == "defect"), said
+    finally:
+        for rank in ranks:
+            rank.kill()

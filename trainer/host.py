@@ -1,0 +1,73 @@
+"""What one host has, as JSON: trainer.doctor runs this on every host.   python -m trainer.host '{"master": ADDRESS, ...}'"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from data_tools.corpus import Corpus
+from data_tools.errors import UserError
+from trainer.installation import installed
+
+
+def facts(asked: dict[str, Any]) -> dict[str, Any]:
+    """asked: `master`, the first host's address; `port`, which rank 0 will listen at; `run` and, to be checked, `corpus`, folders."""
+    import torch  # takes seconds, and may be what is broken
+
+    pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    place = next(folder for folder in (Path(asked["run"]).absolute(), *Path(asked["run"]).absolute().parents) if folder.is_dir())
+    address = address_towards(asked["master"])
+    found: dict[str, Any] = {
+        **installed(), "time": time.time(), "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "cores": len(os.sched_getaffinity(0)), "memory": pages * size, "address": address, "interface": interface_of(address),
+        "port_free": port_is_free(asked["port"]) if address == asked["master"] else None,
+        "disk": shutil.disk_usage(place).free, "writable": os.access(place, os.W_OK), "corpus": None, "corpus_problem": None,
+    }  # fmt: skip
+    if asked["corpus"]:
+        try:
+            found["corpus"] = Corpus.open(asked["corpus"]).fingerprint[:12]
+        except UserError as error:
+            found["corpus_problem"] = str(error)
+    return found
+
+
+def address_towards(other: str) -> str:
+    """Our address on the way to another host; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((other, 9))
+        return probe.getsockname()[0]
+
+
+def interface_of(address: str) -> str:
+    """Name of the network interface that has an address; empty when none has."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()))  # SIOCGIFADDR
+            except OSError:  # it has no address
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return ""
+
+
+def port_is_free(port: int) -> bool:
+    """Whether rank 0 could listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    print("facts " + json.dumps(facts(json.loads(sys.argv[1]))))

@@ -1,0 +1,136 @@
+"""Which ranks see the same run folder, and what reaches those that do not.
+
+Hosts may share a file system or not. Where they do not, every host keeps whole copies of the checkpoints: the parts that ranks elsewhere
+wrote are sent to it. So any host may be missing at the next start.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+from data_tools.errors import UserError
+from trainer import lock
+from trainer.checkpoint import Checkpoint, flush, newest
+from trainer.ranks import Ranks
+
+PIECE = 1 << 24
+"""Bytes sent at a time."""
+
+
+class Storage:
+    """The file systems that a run folder lies on."""
+
+    def __init__(self, run: Path, ranks: Ranks) -> None:
+        """Collective. Writes an empty file into `run`, or the nearest folder above that exists, and removes it again."""
+        self._run, self._ranks = run, ranks
+        place = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.is_dir())
+        token = ranks.gather(uuid.uuid4().hex)[0]
+        mine = place / f".seen-{token}-{ranks.rank}"
+        failure = None
+        try:
+            mine.touch()
+        except OSError as error:
+            failure = f"{ranks.name}: {place}: {error.strerror}; choose another --output-dir, or make it writable"
+        written = ranks.gather((str(mine), failure))
+        seen = [rank for rank, (path, _) in enumerate(written) if Path(path).exists()]
+        self._first = ranks.gather(seen[0] if seen else ranks.rank)  # of each rank, the first that shares its file system
+        mine.unlink(missing_ok=True)
+        problem = next((problem for _, problem in written if problem), None)
+        if problem:
+            raise UserError(problem)
+
+    @property
+    def separate(self) -> bool:
+        """Whether there is more than one file system."""
+        return len(set(self._first)) > 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank does what is done once on a file system."""
+        return self._first[self._ranks.rank] == self._ranks.rank
+
+    def describe(self) -> str:
+        """For people."""
+        if not self.separate:
+            return f"{self._run} is one folder for all ranks"
+        return f"{self._run} is {len(set(self._first))} folders; each gets whole checkpoints, metrics and export are on rank 0's host"
+
+    def level(self, check: Callable[[Checkpoint], None]) -> None:
+        """Bring the newest good checkpoint that any file system has to all of them. Collective.
+
+        check: raises UserError for a checkpoint of another run. Raises UserError on all ranks when that happens on any, or when a run
+        folder is in use.
+        """
+        if not self.separate:
+            return
+        found, problem = None, None
+        try:
+            if self.is_first and self._run.is_dir():
+                lock.hold(self._run)
+                found, _ = newest(self._run)
+                if found:
+                    check(found)
+        except UserError as error:
+            problem = f"{self._ranks.name}: {error}"
+        answers = self._ranks.gather((problem, found.state["step"] if found else -1, sorted(found.files) if found else []))
+        problem = next((text for text, _, _ in answers if text), None)
+        if problem:
+            raise UserError(problem)
+        step = max(step for _, step, _ in answers)
+        source = next(rank for rank, (_, theirs, _) in enumerate(answers) if theirs == step)
+        if step < 0 or all(answers[first][1] == step for first in self._first):
+            return
+        lacking = self.is_first and answers[self._ranks.rank][1] < step
+        partial = self._run / "checkpoints" / f"step-{step}.partial"
+        final = partial.with_suffix("")
+        self._send(source, final, [*answers[source][2], "complete.json"], partial if lacking else None)
+        if lacking:
+            partial.rename(final)
+            flush(final.parent)
+            lock.hold(self._run)
+        self._send(source, self._run, ["recipe.yaml", "metrics.jsonl"], self._run if lacking else None)
+
+    def spread(self, source: int, folder: Path, names: Iterable[str]) -> None:
+        """Bring files of `folder` at rank `source` to that folder on every other file system. Collective.
+
+        Raises OSError on a rank that cannot write them, after all was received.
+        """
+        if self.separate:
+            elsewhere = self.is_first and self._first[source] != self._ranks.rank
+            self._send(source, folder, names, folder if elsewhere else None)
+
+    def _send(self, source: int, folder: Path, names: Iterable[str], target: Path | None) -> None:
+        """target: where this rank writes what comes; None: nowhere. Files that are not there are left out."""
+        failure: OSError | None = None
+        for name in names:
+            pieces = self._pieces(source, folder / name)
+            if target and not failure:
+                try:
+                    _write(target / name, pieces)
+                except OSError as error:
+                    failure = error
+            for _ in pieces:  # whoever does not write takes part all the same
+                pass
+        if failure:
+            raise failure
+
+    def _pieces(self, source: int, path: Path) -> Iterator[bytes]:
+        """A file of rank `source` on every rank; nothing when it is not there."""
+        mine = self._ranks.rank == source and path.exists()
+        size = self._ranks.gather(path.stat().st_size if mine else -1)[source]
+        with open(path, "rb") if mine else nullcontext() as file:
+            for begin in range(0, size, PIECE):
+                length = min(PIECE, size - begin)
+                yield self._ranks.broadcast(file.read(length) if file else bytes(length), source)
+
+
+def _write(path: Path, pieces: Iterator[bytes]) -> None:
+    """Write aside, then give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".partial")
+    with open(aside, "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+    flush(aside)
+    aside.rename(path)
