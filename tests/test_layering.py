@@ -32,8 +32,8 @@ LAYERS = {
         {"prepare", "steps", "inspect", "world"},
     ],
     "trainer": [
-        {"recipe", "architecture", "relations", "scores", "memory", "lock", "catalogue", "launcher"},
-        {"schedule", "masking", "blocks", "stages", "checkpoint", "markers", "entity_head", "relation_page"},
+        {"recipe", "architecture", "relations", "scores", "memory", "lock", "catalogue", "launcher", "cpu_kernels"},
+        {"schedule", "masking", "blocks", "stages", "checkpoint", "markers", "entity_head", "relation_page", "forward"},
         {"flops", "plan", "mlm", "embedding_init", "ranks", "classifier"},
         {"watchdog", "journal", "diary", "surgery", "engine", "export", "evaluation", "triples"},
         {"state", "finetune"},
