@@ -1,6 +1,18 @@
 """Packages trainer and data_tools. The tested set of versions is in constraints.txt; the ranges here suit GPU labs too."""
 
-from setuptools import setup
+from setuptools import Extension, setup
+
+# Loaded by trainer/cpu_kernels.py as a C library, not as a Python module. optional: without a compiler the installation goes on, and the
+# trainer computes with transformers' own forward pass. For the processor it is built on; on another one it says so and is not used.
+cpu_library = Extension(
+    "trainer.cpu_library",
+    sources=["trainer/cpp/library.cpp"],
+    depends=[f"trainer/cpp/{name}.h" for name in ("attention", "matmul", "rows", "vectors")],
+    language="c++",
+    extra_compile_args=["-std=c++20", "-O3", "-march=native", "-fopenmp", "-Wno-psabi"],
+    extra_link_args=["-fopenmp"],
+    optional=True,
+)
 
 setup(
     name="xpt",
@@ -8,7 +20,8 @@ setup(
     description="Cross-lingual post-training of English encoders into Korean ones, at scale",
     license="Apache-2.0",
     packages=["trainer", "data_tools"],
-    package_data={"data_tools": ["*.tsv"], "trainer": ["*.csv"]},
+    ext_modules=[cpu_library],
+    package_data={"data_tools": ["*.tsv"], "trainer": ["*.csv", "cpp/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",

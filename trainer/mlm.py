@@ -8,8 +8,10 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from trainer import cpu_kernels
 from trainer.architecture import architecture_of
 from trainer.blocks import MaskedBatch
+from trainer.forward import Forward, supports
 
 
 class MaskedLanguageModel(nn.Module):
@@ -22,6 +24,8 @@ class MaskedLanguageModel(nn.Module):
         self._base = getattr(model, architecture.base)
         self._head = model.get_submodule(architecture.head.split(".")[0])
         self._first_position = architecture.first_position(model.config)
+        fast = cpu_kernels.available() and model.device.type == "cpu" and model.dtype in (torch.float32, torch.bfloat16)
+        self._forward = Forward(model) if fast and supports(model.config) else None
 
     def forward(
         self, input_ids: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor, segments: torch.Tensor | None = None
@@ -31,14 +35,17 @@ class MaskedLanguageModel(nn.Module):
         Returns a float32 scalar, the sum of M.
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        attention = None  # blocks are full
         if segments is not None:
             begins = functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
             positions = positions - (positions * begins).cummax(dim=1).values  # from the beginning of each segment
+        positions = positions + self._first_position
+        if self._forward:
+            return self._forward.loss(input_ids, positions, selected, labels, segments, self.training)
+        attention = None  # blocks are full
+        if segments is not None:
             apart = segments[:, None, :, None] != segments[:, None, None, :]  # (B, 1, L, L)
             dtype = next(self._base.parameters()).dtype
             attention = torch.zeros(apart.shape, dtype=dtype, device=apart.device).masked_fill_(apart, torch.finfo(dtype).min)
-        positions = positions + self._first_position
         hidden = self._base(input_ids=input_ids, position_ids=positions, attention_mask=attention).last_hidden_state  # (B, L, H)
         logits = self._head(hidden.flatten(0, 1)[selected])  # (M, V)
         return functional.cross_entropy(logits.float(), labels, reduction="sum")

@@ -30,8 +30,8 @@ from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
 from data_tools.errors import RunError, UserError
+from trainer import cpu_kernels, lifeline, lock, plan, surgery
 from trainer import engine as engines
-from trainer import lifeline, lock, plan, surgery
 from trainer.architecture import architecture_of
 from trainer.blocks import PACKINGS, Blocks, MaskedBatch, SpecialIds, samples_of
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
@@ -250,6 +250,8 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     """Stage after stage from `checkpoint` to the export."""
     recipe, state = run.recipe, TrainState.of(checkpoint)
     journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step)
+    if ranks.device.type == "cpu" and not cpu_kernels.available():
+        journal.say("the CPU kernels were not built for this processor: slower; install a C++ compiler, then the package again")
     if state.step:
         journal.say(f"going on from {checkpoint.path}")
     saver, stop, watchdog = Saver(run.folder, recipe, ranks, checkpoint, journal.say), StopRequest(), Watchdog(ranks, recipe.hang_seconds)

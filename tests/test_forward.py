@@ -1,0 +1,159 @@
+"""The written-out passes against transformers' own, and the kernels' dropout against what dropout is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
+from trainer import cpu_kernels as kernels
+from trainer.mlm import MaskedLanguageModel, tie_output_bias
+
+built = pytest.mark.skipif(not kernels.available(), reason="trainer/cpp was not built for this processor")
+BATCH, LENGTH, VOCAB, HEADS = 3, 44, 61, 2
+
+
+def make_model(kind: str, dtype: torch.dtype, tied: bool = True, dropout: float = 0.0) -> MaskedLanguageModel:
+    torch.manual_seed(0)
+    shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
+    shape |= {"max_position_embeddings": 60, "pad_token_id": 1, "initializer_range": 0.2, "tie_word_embeddings": tied}
+    shape |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    model = BertForMaskedLM(BertConfig(**shape)) if kind == "bert" else RobertaForMaskedLM(RobertaConfig(**shape))
+    with torch.no_grad():
+        for parameter in model.parameters():  # LayerNorms and biases too
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    tie_output_bias(model)
+    return MaskedLanguageModel(model.to(dtype)).train()
+
+
+def batch(packed: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    rng = torch.Generator().manual_seed(1)
+    selected = torch.sort(torch.randperm(BATCH * LENGTH, generator=rng)[:20])[0]
+    segments = torch.sort(torch.randint(0, 4, (BATCH, LENGTH), generator=rng), dim=1, descending=True)[0] if packed else None
+    tokens, labels = torch.randint(2, VOCAB, (BATCH, LENGTH), generator=rng), torch.randint(0, VOCAB, (20,), generator=rng)
+    return tokens, selected, labels, segments
+
+
+def gradients(model: MaskedLanguageModel, packed: bool) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad(set_to_none=True)
+    loss = model(*batch(packed))
+    (loss / 7).backward()
+    return float(loss.detach()), {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def theirs(model: MaskedLanguageModel) -> MaskedLanguageModel:
+    """The same parameters under transformers' forward pass."""
+    other = MaskedLanguageModel(model.model).train()
+    other._forward = None
+    return other
+
+
+@built
+@pytest.mark.parametrize("packed", [False, True], ids=["contiguous", "sentences"])
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+@pytest.mark.parametrize("frozen", [(), ("layer.1.",), ("embeddings.", "layer.0."), ("head.", "cls.", "layer.2.")], ids=str)
+def test_loss_and_gradients_are_those_of_transformers(kind: str, packed: bool, frozen: tuple[str, ...]) -> None:
+    model = make_model(kind, torch.float32, tied="head." not in frozen)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(part in name for part in frozen))
+    (loss, ours), (expected, reference) = gradients(model, packed), gradients(theirs(model), packed)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert ours.keys() == reference.keys()
+    for name, gradient in reference.items():
+        # A key's bias moves all scores of a query alike: its gradient is rounding around zero.
+        scale = reference[name.replace("key.bias", "query.bias")].abs().max()
+        assert (ours[name] - gradient).abs().max() <= 2e-5 * scale, name
+
+
+@built
+@pytest.mark.parametrize("packed", [False, True], ids=["contiguous", "sentences"])
+def test_bfloat16_is_as_near_to_float32_as_transformers_is(packed: bool) -> None:
+    _, exact = gradients(make_model("roberta", torch.float32), packed)
+    half = make_model("roberta", torch.bfloat16)
+    _, ours = gradients(half, packed)
+    _, reference = gradients(theirs(half), packed)
+
+    def error(found: dict[str, torch.Tensor]) -> float:
+        return sum(float((found[n] - g).square().sum()) for n, g in exact.items()) ** 0.5
+
+    whole = sum(float(g.square().sum()) for g in exact.values()) ** 0.5
+    assert error(ours) <= 1.1 * error(reference) < 0.1 * whole
+
+
+@built
+def test_gradients_follow_the_dropout_that_was_drawn() -> None:
+    """Whatever is dropped, the loss is a smooth function of the parameters: its slope along the gradient is the gradient's square."""
+    model = make_model("roberta", torch.float32, dropout=0.3)
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(3)
+        return model(*batch(False))
+
+    model.zero_grad()
+    first = loss()
+    first.backward()
+    assert first == loss(), "not reproducible"
+    torch.manual_seed(4)
+    assert first != model(*batch(False)), "the seed changes nothing"
+    slope = sum(float(p.grad.double().square().sum()) for p in model.parameters() if p.grad is not None)
+    step, values = 1e-3 / slope**0.5, []
+    for direction in (1, -2):
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.grad is not None:
+                    p += direction * step * p.grad
+        values.append(float(loss().detach()))
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=0.01)
+
+
+@built
+def test_the_same_is_dropped_in_bfloat16_as_in_float32() -> None:
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = make_model("bert", dtype, dropout=0.3)
+        torch.manual_seed(3)
+        found.append(gradients(model, True)[1])
+    exact, half = found
+    difference = sum(float((half[name] - gradient).square().sum()) for name, gradient in exact.items()) ** 0.5
+    assert difference < 0.3 * sum(float(gradient.square().sum()) for gradient in exact.values()) ** 0.5  # 1 or more when others are dropped
+
+
+@built
+@pytest.mark.parametrize("rate", [0.1, 0.25])
+def test_dropout_keeps_its_rate_and_its_expectation(rate: float) -> None:
+    rows, width = 4000, 96
+    kept = kernels.threshold(rate)
+    values, nothing, one = torch.ones(rows, width), torch.zeros(width), torch.ones(width)
+    kernels.norm_forward(values, nothing, None, one, nothing, 1e-5, key=7, before=kept)  # values become dropout(1)
+    share = (values > 0).double()
+    deviation = (rate * (1 - rate)) ** 0.5
+    assert abs(share.mean() - (1 - rate)) < 4 * deviation / values.numel() ** 0.5
+    assert values.max() == pytest.approx(65536 / kept) and values.double().mean() == pytest.approx(1, abs=0.01)
+    for dimension in (0, 1):  # no row and no column is special, and neighbours are independent
+        counts = share.mean(dimension)
+        assert (counts - (1 - rate)).abs().max() < 5 * deviation / share.shape[dimension] ** 0.5
+        pairs = (share.narrow(dimension, 1, share.shape[dimension] - 1) * share.narrow(dimension, 0, share.shape[dimension] - 1)).mean()
+        assert pairs == pytest.approx((1 - rate) ** 2, abs=0.005)
+    assert abs(float((share[:, :16] * share[:, 16:32]).mean()) - (1 - rate) ** 2) < 0.01  # halves of the same random words
+
+
+@built
+def test_attention_drops_probabilities() -> None:
+    """Zero queries: every probability is 1/L, so one-hot values of width L show each of them."""
+    length = 64
+    qkv = torch.zeros(8 * length, 3 * length)
+    qkv[:, 2 * length :] = torch.eye(length).repeat(8, 1)
+    out, _ = kernels.attention_forward(qkv, None, (8, length, 1), 5, kernels.threshold(0.1))
+    share = (out > 0).double().mean()
+    assert share == pytest.approx(0.9, abs=0.01) and out.max() == pytest.approx(1 / length * 65536 / kernels.threshold(0.1))
+
+
+def test_without_the_library_the_model_computes_with_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    model = make_model("roberta", torch.float32)
+    assert model._forward is None
+    assert gradients(model, True)[0] == gradients(theirs(model), True)[0]
+
+
+def test_a_library_is_found_beside_the_package_or_not_at_all() -> None:
+    assert kernels.available() == any(Path(kernels.__file__).parent.glob("cpu_library*.so"))

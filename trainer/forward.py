@@ -1,0 +1,164 @@
+"""The forward and backward pass of a RoBERTa or BERT encoder on CPU, over the parameters of a `transformers` model.
+
+Same numbers as `transformers`' own (tests/test_forward.py), computed with fewer passes over memory: see docs/performance.md. Between
+the matrix multiplications, which stay PyTorch's, everything is done by the kernels of trainer/cpu_kernels.py, and each encoder layer
+is one autograd function with its derivatives written out. Of a layer are kept: its input, queries, keys and values, the output of the
+attention, the sums before both LayerNorms, the first LayerNorm's output, and what goes into GELU: 12 H numbers a token.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel
+
+from trainer import cpu_kernels as kernels
+from trainer.architecture import architecture_of
+
+
+def supports(config: PretrainedConfig) -> bool:
+    """Whether this file computes what the configuration says."""
+    return config.hidden_act == "gelu" and not config.is_decoder and getattr(config, "position_embedding_type", "absolute") == "absolute"
+
+
+class Forward:
+    """Loss of a `...ForMaskedLM` whose parameters are looked up anew at every call."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        architecture = architecture_of(model.config)
+        base: Any = model.get_submodule(architecture.base)
+        self._embeddings, self._layers = base.embeddings, base.encoder.layer
+        names = (architecture.head_dense, architecture.head_norm, architecture.decoder)
+        parts: list[Any] = [model.get_submodule(name) for name in names]
+        self._head_dense, self._head_norm, self._decoder = parts
+        self._config = model.config
+
+    def loss(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor,
+        segments: torch.Tensor | None, training: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        """Shapes as in `MaskedLanguageModel.forward`; positions: (1 or B, L), rows of the position table. Returns a float32 scalar."""
+        config = self._config
+        hidden_rate, attention_rate = (
+            kernels.threshold(rate if training else 0.0) for rate in (config.hidden_dropout_prob, config.attention_probs_dropout_prob)
+        )
+        keys = torch.randint(2**62, (1 + 3 * len(self._layers),)).tolist()  # of every dropout
+        table = self._embeddings
+        z = table.word_embeddings(input_ids) + table.position_embeddings(positions) + table.token_type_embeddings.weight[0]
+        norm = table.LayerNorm
+        x = _EmbeddingNorm.apply(z.flatten(0, 1), norm.weight, norm.bias, norm.eps, keys[0], hidden_rate)
+        shape = (*input_ids.shape, config.num_attention_heads)
+        for number, layer in enumerate(self._layers):
+            settings = (shape, layer.output.LayerNorm.eps, keys[3 * number + 1 : 3 * number + 4], hidden_rate, attention_rate)
+            x = _Layer.apply(x, segments, settings, *_layer_parameters(layer))
+        head = (self._head_dense.weight, self._head_dense.bias, self._head_norm.weight, self._head_norm.bias)
+        return _Head.apply(x, selected, labels, self._head_norm.eps, *head, self._decoder.weight, self._decoder.bias)
+
+
+def _layer_parameters(layer: Any) -> list[torch.Tensor]:
+    attention = layer.attention
+    modules = (
+        attention.self.query, attention.self.key, attention.self.value, attention.output.dense, attention.output.LayerNorm,
+        layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm,
+    )  # fmt: skip
+    return [parameter for module in modules for parameter in (module.weight, module.bias)]
+
+
+class _EmbeddingNorm(torch.autograd.Function):
+    """dropout(LayerNorm(z)). z: (M, H), which must not be needed elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, z: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, epsilon: float, key: int, kept: int) -> torch.Tensor:
+        z = z.contiguous()
+        out, statistics = kernels.norm_forward(z, None, None, gamma, beta, epsilon, key, after=kept)
+        ctx.save_for_backward(z, gamma, statistics)
+        ctx.settings = key, kept
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        z, gamma, statistics = ctx.saved_tensors
+        key, kept = ctx.settings
+        d_z, _, sums = kernels.norm_backward(d_out.contiguous(), None, z, None, gamma, statistics, True, key, after=kept)
+        assert sums is not None
+        d_gamma, d_beta, _ = sums.to(gamma.dtype)
+        return d_z, d_gamma, d_beta, None, None, None
+
+
+class _Layer(torch.autograd.Function):
+    """One encoder layer. x: (M, H), M = B*L."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, segments: torch.Tensor | None, settings: tuple[Any, ...], *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        shape, epsilon, keys, hidden_rate, attention_rate = settings
+        w_q, b_q, w_k, b_k, w_v, b_v, w_o, b_o, gamma1, beta1, w_1, b_1, w_2, b_2, gamma2, beta2 = parameters
+        qkv = functional.linear(x, torch.cat((w_q, w_k, w_v)), torch.cat((b_q, b_k, b_v)))  # (M, 3H)
+        mixed, logsums = kernels.attention_forward(qkv, segments, shape, keys[0], attention_rate)
+        z1 = functional.linear(mixed, w_o)
+        x1, statistics1 = kernels.norm_forward(z1, b_o, x, gamma1, beta1, epsilon, keys[1], before=hidden_rate)
+        u = functional.linear(x1, w_1)  # (M, I)
+        z2 = functional.linear(kernels.gelu_forward(u, b_1), w_2)
+        out, statistics2 = kernels.norm_forward(z2, b_2, x1, gamma2, beta2, epsilon, keys[2], before=hidden_rate)
+        ctx.save_for_backward(x, segments, qkv, mixed, logsums, z1, statistics1, x1, u, z2, statistics2, *parameters)
+        ctx.settings = settings
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, segments, qkv, mixed, logsums, z1, statistics1, x1, u, z2, statistics2, *parameters = ctx.saved_tensors
+        shape, _, keys, hidden_rate, attention_rate = ctx.settings
+        w_q, _, w_k, _, w_v, _, w_o, b_o, gamma1, _, w_1, b_1, w_2, b_2, gamma2, _ = parameters
+        trains = any(ctx.needs_input_grad[3:])
+        d_z2, d_y2, sums2 = kernels.norm_backward(
+            d_out.contiguous(), None, z2, b_2, gamma2, statistics2, trains, keys[2], before=hidden_rate
+        )
+        d_u = d_y2 @ w_2
+        activated, d_b1 = kernels.gelu_backward(d_u, u, b_1, again=trains, parameters=trains)
+        d_z1, d_y1, sums1 = kernels.norm_backward(d_u @ w_1, d_z2, z1, b_o, gamma1, statistics1, trains, keys[1], before=hidden_rate)
+        d_qkv = kernels.attention_backward(d_y1 @ w_o, qkv, segments, shape, keys[0], attention_rate, mixed, logsums)
+        d_x = torch.addmm(d_z1, d_qkv, torch.cat((w_q, w_k, w_v))) if ctx.needs_input_grad[0] else None
+        if not trains:
+            return (d_x,) + (None,) * (2 + len(parameters))
+        assert sums1 is not None and sums2 is not None and activated is not None and d_b1 is not None
+        d_gamma1, d_beta1, d_bo = sums1
+        d_gamma2, d_beta2, d_b2 = sums2
+        weights, biases = kernels.weight_gradient(d_qkv, x).chunk(3), kernels.column_sums(d_qkv).chunk(3)
+        gradients = [gradient for pair in zip(weights, biases, strict=True) for gradient in pair]
+        gradients += [kernels.weight_gradient(d_y1, mixed), d_bo, d_gamma1, d_beta1]
+        gradients += [kernels.weight_gradient(d_u, x1), d_b1, kernels.weight_gradient(d_y2, activated), d_b2, d_gamma2, d_beta2]
+        return d_x, None, None, *(gradient.to(x.dtype) for gradient in gradients)
+
+
+class _Head(torch.autograd.Function):
+    """The MLM head at the selected positions and the summed cross-entropy. The gradient of the logits is made in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor, epsilon: float, *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        w_d, b_d, gamma, beta, output, bias = parameters
+        chosen = x[selected]  # (S, H)
+        u = functional.linear(chosen, w_d)
+        z = kernels.gelu_forward(u, b_d)
+        features, statistics = kernels.norm_forward(z, None, None, gamma, beta, epsilon, 0)
+        logits = functional.linear(features, output)  # (S, V)
+        losses, sums = kernels.cross_entropy(logits, bias, labels, ctx.needs_input_grad[9])
+        ctx.save_for_backward(selected, chosen, u, z, statistics, features, logits, sums, *parameters)
+        ctx.rows = len(x)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        selected, chosen, u, z, statistics, features, d_logits, d_bias, w_d, b_d, gamma, _, output, _ = ctx.saved_tensors
+        d_features = (d_logits @ output).mul_(d_loss)
+        d_z, _, sums = kernels.norm_backward(d_features, None, z, None, gamma, statistics, True, 0)
+        _, d_bd = kernels.gelu_backward(d_z, u, b_d, again=False, parameters=True)
+        d_x = torch.zeros(ctx.rows, w_d.shape[1], dtype=w_d.dtype).index_copy_(0, selected, d_z @ w_d)
+        assert sums is not None and d_bd is not None
+        d_gamma, d_beta, _ = sums
+        d_output = kernels.weight_gradient(d_logits, features * d_loss.to(features.dtype)) if ctx.needs_input_grad[8] else None
+        d_bias = None if d_bias is None else d_bias.mul_(d_loss)
+        gradients = (kernels.weight_gradient(d_z, chosen), d_bd, d_gamma, d_beta, d_output, d_bias)
+        return d_x, None, None, None, *(None if gradient is None else gradient.to(w_d.dtype) for gradient in gradients)
