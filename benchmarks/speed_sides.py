@@ -47,13 +47,14 @@ def main() -> None:
         type_vocab_size=1,
     )  # fmt: skip
     side = ours if arguments.side == "ours" else theirs
-    seconds, more = side(config, arguments)
+    seconds, cpu_seconds, more = side(config, arguments)
     if os.environ.get("RANK", "0") == "0":
         middle = statistics.median(seconds)
-        print(json.dumps({"tokens_per_second": TOKENS_PER_STEP / middle, "seconds": seconds, **more}), flush=True)
+        rates = {"tokens_per_second": TOKENS_PER_STEP / middle, "tokens_per_cpu_second": TOKENS_PER_STEP / statistics.median(cpu_seconds)}
+        print(json.dumps({**rates, "seconds": seconds, "cpu_seconds": cpu_seconds, **more}), flush=True)
 
 
-def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[float], dict[str, float]]:
+def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[float], list[float], dict[str, float]]:
     """The steps of trainer/xpt.py: its packing, masking, engine and optimizer."""
     from trainer import engine as engines
     from trainer.architecture import architecture_of
@@ -97,9 +98,10 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
     )  # fmt: skip
     text = ContiguousBlocks(corpus.split("train"), arguments.length, special, Masking(), 0)
     seconds: list[float] = []
+    cpu_seconds: list[float] = []
     reading = 0.0
     for step in range(WARM_UP + arguments.steps):
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         samples = samples_of(step, blocks, micro, engine.accumulation, ranks.rank, ranks.world_size)
         batches = [text.training(numbers) for numbers in samples]
         reading += (time.perf_counter() - begin) * (step >= WARM_UP)
@@ -109,6 +111,7 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
             torch.manual_seed(dropout_seed(0, step, ranks.rank, number))
             engine.backward(batch, num_selected)
         seconds.append(time.perf_counter() - begin)
+        cpu_seconds.append(time.process_time() - cpu)
     shape = Shape.of(config.to_dict(), arguments.length, 0.15)
     flops = stage_flops_per_token(shape, parts, train, config.num_hidden_layers, "both", True)
     tokens = micro * arguments.length
@@ -117,10 +120,10 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
     more = {"model_flops_per_token": flops, "peak_flops": peak, "mfu": flops * TOKENS_PER_STEP / statistics.median(counted) / peak,
             "reading_share": reading / sum(counted)}  # fmt: skip
     farewell()
-    return counted, more
+    return counted, cpu_seconds[WARM_UP:], more
 
 
-def theirs(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[float], dict[str, float]]:
+def theirs(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[float], list[float], dict[str, float]]:
     """Trainer and DataCollatorForLanguageModeling as the documentation has them; see benchmarks/README.md."""
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 
@@ -137,23 +140,26 @@ def theirs(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[lis
             parameter.requires_grad_(not inner)
     world = int(os.environ["WORLD_SIZE"])
     seconds: list[float] = []
+    cpu_seconds: list[float] = []
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begin = time.perf_counter()
+            self.begin, self.cpu = time.perf_counter(), time.process_time()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             seconds.append(time.perf_counter() - self.begin)
+            cpu_seconds.append(time.process_time() - self.cpu)
 
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=TOKENS_PER_STEP // arguments.length // world, max_steps=WARM_UP + arguments.steps,
-            learning_rate=1e-4, weight_decay=0.01, bf16=True, use_cpu=True, torch_compile=arguments.compile, report_to=[], save_strategy="no",
-            logging_steps=10**6, disable_tqdm=True,
+            output_dir=folder, per_device_train_batch_size=TOKENS_PER_STEP // arguments.length // world,
+            max_steps=WARM_UP + arguments.steps,
+            learning_rate=1e-4, weight_decay=0.01, bf16=True, use_cpu=True, torch_compile=arguments.compile, report_to=[],
+            save_strategy="no", logging_steps=10**6, disable_tqdm=True,
         )  # fmt: skip
         collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=0.15)
         Trainer(model=model, args=settings, train_dataset=blocks, data_collator=collator, callbacks=[Clock()]).train()
-    return seconds[WARM_UP:], {}
+    return seconds[WARM_UP:], cpu_seconds[WARM_UP:], {}
 
 
 if __name__ == "__main__":
