@@ -63,7 +63,8 @@ def run(side: str, row: Row, corpus: str, ranks: int, threads: int, steps: int |
 def measure(row: Row, corpus: str, pairs: int, spreads: list[tuple[int, int]]) -> dict[str, object]:
     """Both sides in their faster spread (one trial of each), then `pairs` pairs in alternation."""
     trials = {
-        side: {spread: run(side, row, corpus, *spread, steps=2)["tokens_per_second"] for spread in spreads} for side in ("ours", "theirs")
+        side: {spread: run(side, row, corpus, *spread, steps=2)["tokens_per_second"] if len(spreads) > 1 else 0 for spread in spreads}
+        for side in ("ours", "theirs")
     }
     best = {side: max(found, key=lambda spread, found=found: found[spread]) for side, found in trials.items()}
     measured = [{side: run(side, row, corpus, *best[side]) for side in ("ours", "theirs")} for _ in range(pairs)]
