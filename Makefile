@@ -1,9 +1,9 @@
-# make quickstart | check | test | test-slow | test-faults | test-cluster | test-cluster-faults | test-gpu.  Everything runs in .venv, which is made when it is missing.
+# make quickstart | check | test | test-slow | test-faults | test-cluster | test-cluster-faults | test-gpu | bench.  Everything runs in .venv, which is made when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := trainer data_tools tests recipes benchmarks setup.py
 
-.PHONY: install quickstart test test-slow test-faults test-cluster test-cluster-faults test-gpu check format clean
+.PHONY: install quickstart test test-slow test-faults test-cluster test-cluster-faults test-gpu bench check format clean
 install: .venv/installed
 
 # Without a GPU, torch comes as the CPU build that constraints.txt pins. Of ours, trainer/cpp is compiled, where there is a C++ compiler. The seed
@@ -41,6 +41,11 @@ test-cluster-faults: install
 # About 10 minutes with a GPU or more; without one everything is skipped, and says so.
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu -rs tests/test_gpu.py
+
+# Half an hour on 2 idle cores. The corpus must have 32,000 pieces.
+CORPUS ?= corpora/bench
+bench: install
+	$(BIN)/python -m benchmarks.speed --corpus $(CORPUS)
 
 check: install
 	$(BIN)/ruff format --check $(SOURCES)

@@ -157,3 +157,10 @@ def test_without_the_library_the_model_computes_with_transformers(monkeypatch: p
 
 def test_a_library_is_found_beside_the_package_or_not_at_all() -> None:
     assert kernels.available() == any(Path(kernels.__file__).parent.glob("cpu_library*.so"))
+
+
+@built
+def test_a_model_in_eval_mode_drops_nothing() -> None:
+    model = make_model("bert", torch.float32, dropout=0.3)
+    wrapped = MaskedLanguageModel(model.model.eval())
+    assert wrapped(*batch(True)) == wrapped(*batch(True))

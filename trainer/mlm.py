@@ -40,7 +40,7 @@ class MaskedLanguageModel(nn.Module):
             positions = positions - (positions * begins).cummax(dim=1).values  # from the beginning of each segment
         positions = positions + self._first_position
         if self._forward:
-            return self._forward.loss(input_ids, positions, selected, labels, segments, self.training)
+            return self._forward.loss(input_ids, positions, selected, labels, segments, self.model.training)
         attention = None  # blocks are full
         if segments is not None:
             apart = segments[:, None, :, None] != segments[:, None, None, :]  # (B, 1, L, L)

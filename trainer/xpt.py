@@ -9,6 +9,7 @@ What it would do, without doing it: add --dry-run. Interrupted? The same command
 """
 
 import argparse
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -199,7 +200,9 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
         tokenizer = AutoTokenizer.from_pretrained(run.corpus.tokenizer_dir)
         model, report = surgery.operate(surgery.load_seed(run.recipe.seed_model), run.recipe, tokenizer, run.corpus)
         write_recipe(run)
-        forward = forward_check(run, lambda batch: MaskedLanguageModel(model.eval()).loss(batch, model.device), torch.float32)
+        rounded: Any = copy.deepcopy(model.eval())
+        rounded.to(run.config.dtype)  # as the engine will have it
+        forward = forward_check(run, lambda batch: MaskedLanguageModel(rounded).loss(batch, model.device), run.config.dtype)
         return str(save_seed(run.folder, run.recipe, run.corpus_identity, model, report, forward))
 
     storage = Storage(run.folder, ranks)

@@ -1,0 +1,138 @@
+"""Ours beside Hugging Face's Trainer on the same model, text, tokens a step, precision, dropout and cores. See benchmarks/README.md.
+
+    python -m benchmarks.speed --corpus CORPUS [--pairs 5] [--only minilm-stage2 ...]
+Each side runs as a program of its own, in alternation; prints a table and writes benchmarks/results/speed/*.json and docs/speed.png.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path("benchmarks/results/speed")
+SIDE = "benchmarks.speed_sides"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. steps: of 4,096 tokens, after two that are not counted."""
+
+    name: str
+    shape: str
+    length: int
+    stage: str
+    theirs_freezes: bool
+    compiled: bool
+    must: float
+    aim: float
+    steps: int
+
+
+ROWS = [
+    Row("minilm-stage2", "minilm", 128, "all", False, False, 2.2, 2.5, 4),
+    Row("minilm-stage1", "minilm", 128, "adapt", False, False, 2.7, 3.2, 4),
+    Row("minilm-stage1-frozen", "minilm", 128, "adapt", True, False, 2.0, 2.6, 4),
+    Row("minilm-stage2-compiled", "minilm", 128, "all", False, True, 2.2, 2.5, 4),
+    Row("base-stage2", "base", 512, "all", False, False, 1.6, 2.0, 2),
+    Row("base-stage1", "base", 512, "adapt", False, False, 1.8, 2.4, 2),
+]
+# (ranks, threads of each)
+SPREADS = [(2, 1), (1, 2)]
+
+
+def run(side: str, row: Row, corpus: str, ranks: int, threads: int, steps: int | None = None) -> dict[str, float]:
+    """One launch of one side: {tokens_per_second, ...} as its rank 0 prints it."""
+    words = ["--side", side, "--shape", row.shape, "--length", str(row.length), "--stage", row.stage, "--corpus", corpus,
+             "--steps", str(steps or row.steps)]  # fmt: skip
+    words += ["--freeze"] * (side == "theirs" and row.theirs_freezes) + ["--compile"] * (side == "theirs" and row.compiled)
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_port=29611", "-m", SIDE, *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"tokens_per_second"')]
+    if done.returncode or not lines:
+        raise SystemExit(f"{side}, {row.name}, {ranks} x {threads} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    result: dict[str, float] = json.loads(lines[-1])
+    return result
+
+
+def measure(row: Row, corpus: str, pairs: int, spreads: list[tuple[int, int]]) -> dict[str, object]:
+    """Both sides in their faster spread (one trial of each), then `pairs` pairs in alternation."""
+    trials = {
+        side: {spread: run(side, row, corpus, *spread, steps=2)["tokens_per_second"] if len(spreads) > 1 else 0 for spread in spreads}
+        for side in ("ours", "theirs")
+    }
+    best = {side: max(found, key=lambda spread, found=found: found[spread]) for side, found in trials.items()}
+    measured = [{side: run(side, row, corpus, *best[side]) for side in ("ours", "theirs")} for _ in range(pairs)]
+    rates = {side: [pair[side]["tokens_per_second"] for pair in measured] for side in ("ours", "theirs")}
+    cpu = [pair["ours"]["tokens_per_cpu_second"] / pair["theirs"]["tokens_per_cpu_second"] for pair in measured]
+    ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["theirs"], strict=True)]
+    return {
+        "row": row.name, "ratio": statistics.median(ratios), "must": row.must, "aim": row.aim, "ratios": ratios,
+        "cpu_ratio": statistics.median(cpu), **rates,
+        "trials": {side: {f"{r}x{t}": rate for (r, t), rate in found.items()} for side, found in trials.items()},
+        "spread": {side: f"{r} ranks x {t} threads" for side, (r, t) in best.items()}, "pairs": measured, "machine": machine(),
+    }  # fmt: skip
+
+
+def machine() -> dict[str, str]:
+    import deepspeed
+    import torch
+    import transformers
+
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
+    )
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, deepspeed)}
+    return {"cpu": cpu, "cores": str(os.cpu_count()), "python": platform.python_version(), **versions}
+
+
+def picture() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = [json.loads((RESULTS / f"{row.name}.json").read_text()) for row in ROWS if (RESULTS / f"{row.name}.json").exists()]
+    figure, axes = pyplot.subplots(figsize=(8, 0.6 * len(found) + 1.2))
+    for number, result in enumerate(found):
+        axes.barh(number, result["ratio"], color="#3b6ea5")
+        axes.plot(result["ratios"], [number] * len(result["ratios"]), "k.", markersize=4)
+        axes.plot([result["must"]] * 2, [number - 0.4, number + 0.4], color="#c0392b")
+    axes.set_yticks(range(len(found)), [result["row"] for result in found])
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens per second, ours over Hugging Face's Trainer (dots: pairs; red: must)")
+    figure.tight_layout()
+    figure.savefig("docs/speed.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", required=True, help="a corpus of 32,000 pieces")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="these rows (default: all)")
+    parser.add_argument("--spread", metavar="RANKSxTHREADS", help="for both sides, instead of the faster of 2x1 and 1x2")
+    arguments = parser.parse_args()
+    ranks, _, threads = (arguments.spread or "").partition("x")
+    spreads = [(int(ranks), int(threads))] if threads else SPREADS
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    print("| row | ours, tokens/s | theirs | ratio | ratio in CPU seconds | must | aim |\n|---|---|---|---|---|---|---|", flush=True)
+    for row in ROWS:
+        if arguments.only and row.name not in arguments.only:
+            continue
+        result = measure(row, arguments.corpus, arguments.pairs, spreads)
+        (RESULTS / f"{row.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        ours, theirs = (statistics.median(result[side]) for side in ("ours", "theirs"))  # type: ignore[call-overload]
+        print(
+            f"| {row.name} | {ours:,.0f} | {theirs:,.0f} | {result['ratio']:.2f} | {result['cpu_ratio']:.2f} | {row.must} | {row.aim} |",
+            flush=True,
+        )
+    picture()
+
+
+if __name__ == "__main__":
+    main()

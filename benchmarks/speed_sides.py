@@ -1,0 +1,166 @@
+"""One side of benchmarks/speed.py, under torchrun: trains some steps of 4,096 tokens and prints one JSON line from rank 0."""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, PretrainedConfig, RobertaConfig, RobertaForMaskedLM
+
+from data_tools.corpus import Corpus
+
+TOKENS_PER_STEP, WARM_UP = 4096, 2
+SHAPES = {
+    "minilm": {"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 12, "intermediate_size": 1536},
+    "base": {"hidden_size": 768, "num_hidden_layers": 14, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+STAGES = {"adapt": ("embeddings", "itl", "head"), "all": ("all",)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--side", choices=("ours", "theirs"), required=True)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--length", type=int, required=True)
+    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--vocab", type=int)
+    parser.add_argument("--freeze", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    arguments = parser.parse_args()
+    shape = dict(SHAPES[arguments.shape])
+    if arguments.layers:
+        shape["num_hidden_layers"] = arguments.layers
+    config = RobertaConfig(
+        **shape, vocab_size=arguments.vocab or Corpus.open(arguments.corpus).vocab_size, max_position_embeddings=514, pad_token_id=1,
+        type_vocab_size=1,
+    )  # fmt: skip
+    side = ours if arguments.side == "ours" else theirs
+    seconds, cpu_seconds, more = side(config, arguments)
+    if os.environ.get("RANK", "0") == "0":
+        middle = statistics.median(seconds)
+        rates = {"tokens_per_second": TOKENS_PER_STEP / middle, "tokens_per_cpu_second": TOKENS_PER_STEP / statistics.median(cpu_seconds)}
+        print(json.dumps({**rates, "seconds": seconds, "cpu_seconds": cpu_seconds, **more}), flush=True)
+
+
+def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[float], list[float], dict[str, float]]:
+    """The steps of trainer/xpt.py: its packing, masking, engine and optimizer."""
+    from trainer import engine as engines
+    from trainer.architecture import architecture_of
+    from trainer.blocks import ContiguousBlocks, SpecialIds, samples_of
+    from trainer.checkpoint import Checkpoint
+    from trainer.flops import Shape, peak_flops, stage_flops_per_token
+    from trainer.masking import dropout_seed
+    from trainer.memory import keep_freed_memory
+    from trainer.ranks import Ranks, farewell
+    from trainer.recipe import Masking, Optimizer, Recipe, Stage
+    from trainer.stages import split_parts, trainable
+    from trainer.state import save_seed
+
+    keep_freed_memory()
+    engines.start()
+    ranks = Ranks.current()
+    blocks = TOKENS_PER_STEP // arguments.length
+    ds_config = engines.DeepSpeedConfig.load(Path("ds_configs/zero2_cpu.json"))
+    micro = min(ds_config.micro_batch, blocks // ranks.world_size)
+    ds_config = engines.DeepSpeedConfig({**ds_config.settings, "train_micro_batch_size_per_gpu": micro}, micro, ds_config.dtype)
+    stage = Stage(name="s", train=STAGES[arguments.stage], steps=10**6, learning_rate=1e-4)
+    folder = Path(ranks.gather(tempfile.mkdtemp() if ranks.is_main else None)[0])
+    recipe = Recipe(
+        name="s", seed_model="-", corpus="-", output_dir=folder, global_batch_size=blocks, sequence_length=arguments.length, stages=(stage,)
+    )
+    if ranks.is_main:
+        save_seed(folder, recipe, {"corpus_fingerprint": "", "tokenizer_sha256": ""}, RobertaForMaskedLM(config), {}, {})
+    ranks.barrier()
+    checkpoint = Checkpoint.open(folder / "checkpoints" / "step-0", verify=False)
+    parts = split_parts(checkpoint.shapes, architecture_of(config), config.num_hidden_layers, "both")
+    train = trainable(stage, parts)
+    engine = engines.StageEngine(checkpoint, train, ds_config, Optimizer(), 0.1, blocks, ranks.device)
+    ranks.barrier()
+    if ranks.is_main:
+        shutil.rmtree(folder)
+    corpus = Corpus.open(arguments.corpus)
+    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
+    special = SpecialIds(
+        tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id,
+        max(tokenizer.all_special_ids) + 1, config.vocab_size,
+    )  # fmt: skip
+    text = ContiguousBlocks(corpus.split("train"), arguments.length, special, Masking(), 0)
+    seconds: list[float] = []
+    cpu_seconds: list[float] = []
+    reading = 0.0
+    for step in range(WARM_UP + arguments.steps):
+        begin, cpu = time.perf_counter(), time.process_time()
+        samples = samples_of(step, blocks, micro, engine.accumulation, ranks.rank, ranks.world_size)
+        batches = [text.training(numbers) for numbers in samples]
+        reading += (time.perf_counter() - begin) * (step >= WARM_UP)
+        num_selected = ranks.sum(sum(len(batch.labels) for batch in batches))[0]
+        engine.set_learning_rate(1e-4)
+        for number, batch in enumerate(batches):
+            torch.manual_seed(dropout_seed(0, step, ranks.rank, number))
+            engine.backward(batch, num_selected)
+        seconds.append(time.perf_counter() - begin)
+        cpu_seconds.append(time.process_time() - cpu)
+    shape = Shape.of(config.to_dict(), arguments.length, 0.15)
+    flops = stage_flops_per_token(shape, parts, train, config.num_hidden_layers, "both", True)
+    tokens = micro * arguments.length
+    peak = sum(ranks.sum(peak_flops(ranks.device, torch.bfloat16, tokens, config.hidden_size, config.intermediate_size)))
+    counted = seconds[WARM_UP:]
+    more = {"model_flops_per_token": flops, "peak_flops": peak, "mfu": flops * TOKENS_PER_STEP / statistics.median(counted) / peak,
+            "reading_share": reading / sum(counted)}  # fmt: skip
+    farewell()
+    return counted, cpu_seconds[WARM_UP:], more
+
+
+def theirs(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[float], list[float], dict[str, float]]:
+    """Trainer and DataCollatorForLanguageModeling as the documentation has them; see benchmarks/README.md."""
+    from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
+
+    corpus = Corpus.open(arguments.corpus)
+    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
+    tokens = np.asarray(corpus.split("train").tokens[: 4000 * arguments.length]).astype(np.int64)
+    blocks = [
+        {"input_ids": row.tolist()} for row in tokens[: len(tokens) // arguments.length * arguments.length].reshape(-1, arguments.length)
+    ]
+    model = RobertaForMaskedLM(config)
+    if arguments.freeze:
+        for name, parameter in model.named_parameters():
+            inner = any(f"layer.{number}." in name for number in range(1, config.num_hidden_layers - 1))
+            parameter.requires_grad_(not inner)
+    world = int(os.environ["WORLD_SIZE"])
+    seconds: list[float] = []
+    cpu_seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.begin, self.cpu = time.perf_counter(), time.process_time()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self.begin)
+            cpu_seconds.append(time.process_time() - self.cpu)
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder, per_device_train_batch_size=TOKENS_PER_STEP // arguments.length // world,
+            max_steps=WARM_UP + arguments.steps,
+            learning_rate=1e-4, weight_decay=0.01, bf16=True, use_cpu=True, torch_compile=arguments.compile, report_to=[],
+            save_strategy="no", logging_steps=10**6, disable_tqdm=True,
+        )  # fmt: skip
+        collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=0.15)
+        Trainer(model=model, args=settings, train_dataset=blocks, data_collator=collator, callbacks=[Clock()]).train()
+    return seconds[WARM_UP:], cpu_seconds[WARM_UP:], {}
+
+
+if __name__ == "__main__":
+    main()
