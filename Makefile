@@ -32,7 +32,7 @@ test-faults: install
 
 # Several hosts on this machine: namespaces, sshd, pdsh and MPI; needs root. What the machine does not let happen is skipped, loudly.
 test-cluster: install
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m cluster -rs tests/cluster
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m cluster -rs tests/cluster $(CLUSTER)
 
 CLUSTER_TRIALS ?= 20
 test-cluster-faults: install

@@ -4,9 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    ElectraConfig,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    XLMRobertaConfig,
+)
 
 from trainer import cpu_kernels as kernels
+from trainer.forward import Encoder, write_out_encoder
 from trainer.mlm import MaskedLanguageModel, tie_output_bias
 
 built = pytest.mark.skipif(not kernels.available(), reason="trainer/cpp was not built for this processor")
@@ -164,3 +173,34 @@ def test_a_model_in_eval_mode_drops_nothing() -> None:
     model = make_model("bert", torch.float32, dropout=0.3)
     wrapped = MaskedLanguageModel(model.model.eval())
     assert wrapped(*batch(True)) == wrapped(*batch(True))
+
+
+@built
+@pytest.mark.parametrize("config", [BertConfig, RobertaConfig, XLMRobertaConfig, ElectraConfig], ids=lambda config: config.model_type)
+def test_a_classifier_over_padded_rows_is_that_of_transformers(config: type) -> None:
+    torch.manual_seed(0)
+    shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
+    fields = {"max_position_embeddings": 60, "pad_token_id": 1, "initializer_range": 0.2, "hidden_dropout_prob": 0.0, "num_labels": 5}
+    settings = config(**shape, **fields, attention_probs_dropout_prob=0.0, classifier_dropout=0.0, embedding_size=80)
+    model = AutoModelForSequenceClassification.from_config(settings, attn_implementation="eager").train()
+    tokens, mask = torch.randint(2, VOCAB, (BATCH, LENGTH)), torch.ones(BATCH, LENGTH, dtype=torch.long)
+    mask[0, 7:], mask[2, 30:] = 0, 0
+    tokens[mask == 0] = 1
+    found = []
+    for written_out in (False, True):
+        if written_out:
+            write_out_encoder(model)
+            assert isinstance(model.base_model.encoder.forward, Encoder)
+        model.zero_grad(set_to_none=True)
+        logits = model(input_ids=tokens, attention_mask=mask).logits
+        (logits * torch.arange(5)).sum().backward()
+        found.append((logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+    (expected, reference), (ours, gradients_) = found
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    assert gradients_.keys() == reference.keys()
+    largest = max(float(gradient.abs().max()) for gradient in reference.values())
+    for name, gradient in reference.items():  # that of a key's bias is 0 but for rounding
+        torch.testing.assert_close(gradients_[name], gradient, rtol=1e-4, atol=1e-5 * largest, msg=name)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = model(input_ids=tokens, attention_mask=mask).logits
+    assert 0 < (coarse - expected).abs().max() < 0.05 * expected.abs().max()

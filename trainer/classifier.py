@@ -27,6 +27,7 @@ from transformers.utils import cached_file
 
 from data_tools.errors import UserError
 from trainer.entity_head import HEAD_FILE, EntityClassifier
+from trainer.forward import write_out_encoder
 from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens
 from trainer.relations import LABELS, Entity, Relation
 from trainer.settings import DEFAULT_MAX_LENGTH, HEADS, INPUT_FORMATS
@@ -302,7 +303,7 @@ def _load_model(source: str, head: str, **settings: object) -> tuple[PreTrainedM
     # Measured on CPU: eager attention trains about twice as fast as torch's fused one at these lengths (its backward is slow there).
     attention = {} if torch.cuda.is_available() else {"attn_implementation": "eager"}
     try:
-        return auto_class.from_pretrained(
+        model, loading = auto_class.from_pretrained(
             source,
             dtype=torch.float32,
             use_safetensors=True,
@@ -317,6 +318,8 @@ def _load_model(source: str, head: str, **settings: object) -> tuple[PreTrainedM
             f"--model {source}: expected a model that {auto_class.__name__} loads from safetensors, found: {_first_line(error)}; "
             "save it anew, or give another"
         ) from None
+    write_out_encoder(model)
+    return model, loading
 
 
 def _check_source(source: str) -> None:

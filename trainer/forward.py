@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, ModelOutput
 
 from trainer import cpu_kernels as kernels
 from trainer.architecture import architecture_of
@@ -48,11 +49,57 @@ class Forward:
         norm = table.LayerNorm
         x = _EmbeddingNorm.apply(z.flatten(0, 1), norm.weight, norm.bias, norm.eps, keys[0], hidden_rate)
         shape = (*input_ids.shape, config.num_attention_heads)
-        for number, layer in enumerate(self._layers):
-            settings = (shape, layer.output.LayerNorm.eps, keys[3 * number + 1 : 3 * number + 4], hidden_rate, attention_rate)
-            x = _Layer.apply(x, segments, settings, *_layer_parameters(layer))
+        x = _run_layers(self._layers, x, segments, shape, keys[1:], hidden_rate, attention_rate)
         head = (self._head_dense.weight, self._head_dense.bias, self._head_norm.weight, self._head_norm.bias)
         return _Head.apply(x, selected, labels, self._head_norm.eps, *head, self._decoder.weight, self._decoder.bias)
+
+
+class Encoder:
+    """Takes the place of an encoder's `forward` in a `transformers` model with any head: padded rows, fp32 weights under bf16 autocast."""
+
+    def __init__(self, encoder: Any, config: PretrainedConfig) -> None:
+        self._encoder, self._config = encoder, config
+
+    def __call__(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **unused: Any) -> ModelOutput:
+        """hidden_states: (B, L, H). attention_mask: (B, 1, 1 or L, L), as eager attention has it: 0 where a token is seen, else very low.
+
+        What padding itself becomes differs from transformers'; no head may look at it.
+        """
+        training, config = self._encoder.training, self._config
+        hidden_rate, attention_rate = (
+            kernels.threshold(rate if training else 0.0) for rate in (config.hidden_dropout_prob, config.attention_probs_dropout_prob)
+        )
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
+        segments = None if attention_mask is None else (attention_mask[:, 0, 0] == 0).long()
+        keys = torch.randint(2**62, (3 * len(self._encoder.layer),)).tolist()
+        x = hidden_states.to(dtype).flatten(0, 1).contiguous()
+        shape = (*hidden_states.shape[:2], config.num_attention_heads)
+        x = _run_layers(self._encoder.layer, x, segments, shape, keys, hidden_rate, attention_rate)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x.view(hidden_states.shape))
+
+
+def write_out_encoder(model: PreTrainedModel) -> None:
+    """Let the encoder of a BERT-like model compute by this file, where it can: on CPU, with eager attention."""
+    base: Any = model.base_model
+    known = model.config.model_type in ("bert", "roberta", "xlm-roberta", "electra")
+    if known and kernels.available() and model.device.type == "cpu" and supports(model.config):
+        base.encoder.forward = Encoder(base.encoder, model.config)
+
+
+def _run_layers(
+    layers: Any,
+    x: torch.Tensor,
+    segments: torch.Tensor | None,
+    shape: tuple[int, ...],
+    keys: list[int],
+    hidden_rate: int,
+    attention_rate: int,
+) -> torch.Tensor:
+    """x: (B*L, H); shape: B, L, heads; keys: three of each layer. Parameters of another type are cast to that of x, as autocast does."""
+    for number, layer in enumerate(layers):
+        settings = (shape, layer.output.LayerNorm.eps, keys[3 * number : 3 * number + 3], hidden_rate, attention_rate)
+        x = _Layer.apply(x, segments, settings, *(parameter.to(x.dtype) for parameter in _layer_parameters(layer)))
+    return x
 
 
 def _layer_parameters(layer: Any) -> list[torch.Tensor]:
