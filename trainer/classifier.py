@@ -146,6 +146,7 @@ def load_classifier(source: str) -> Classifier:
 
 @torch.no_grad()
 def _padding_counts(classifier: Classifier) -> bool:
+    """Whether the model says something else of a row when padding is added."""
     row = Relation("padding", "가 나", Entity("가", 0, 0, "PER"), Entity("나", 2, 2, "LOC"), 0)
     data = encode_rows(classifier, [row], "padding")
     inputs = padded_batch(classifier, data, [0])

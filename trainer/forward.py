@@ -17,9 +17,11 @@ from trainer import cpu_kernels as kernels
 from trainer.architecture import architecture_of
 
 
-def supports(config: PretrainedConfig) -> bool:
-    """Whether this file computes what the configuration says."""
-    return config.hidden_act == "gelu" and not config.is_decoder and getattr(config, "position_embedding_type", "absolute") == "absolute"
+def supports(model: PreTrainedModel) -> bool:
+    """Whether this file can compute the model's encoder: the kernels are built, and its configuration, device and type are theirs."""
+    config = model.config
+    plain = config.hidden_act == "gelu" and not config.is_decoder and getattr(config, "position_embedding_type", "absolute") == "absolute"
+    return plain and kernels.available() and model.device.type == "cpu" and model.dtype in (torch.float32, torch.bfloat16)
 
 
 class Forward:
@@ -40,9 +42,7 @@ class Forward:
     ) -> torch.Tensor:  # fmt: skip
         """Shapes as in `MaskedLanguageModel.forward`; positions: (1 or B, L), rows of the position table. Returns a float32 scalar."""
         config = self._config
-        hidden_rate, attention_rate = (
-            kernels.threshold(rate if training else 0.0) for rate in (config.hidden_dropout_prob, config.attention_probs_dropout_prob)
-        )
+        hidden_rate, attention_rate = _thresholds(config, training)
         keys = torch.randint(2**62, (1 + 3 * len(self._layers),)).tolist()  # of every dropout
         table = self._embeddings
         z = table.word_embeddings(input_ids) + table.position_embeddings(positions) + table.token_type_embeddings.weight[0]
@@ -65,15 +65,12 @@ class Encoder:
 
         What padding itself becomes differs from transformers'; no head may look at it.
         """
-        training, config = self._encoder.training, self._config
-        hidden_rate, attention_rate = (
-            kernels.threshold(rate if training else 0.0) for rate in (config.hidden_dropout_prob, config.attention_probs_dropout_prob)
-        )
+        hidden_rate, attention_rate = _thresholds(self._config, self._encoder.training)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
         segments = None if attention_mask is None else (attention_mask[:, 0, 0] == 0).long()
         keys = torch.randint(2**62, (3 * len(self._encoder.layer),)).tolist()
         x = hidden_states.to(dtype).flatten(0, 1).contiguous()
-        shape = (*hidden_states.shape[:2], config.num_attention_heads)
+        shape = (*hidden_states.shape[:2], self._config.num_attention_heads)
         x = _run_layers(self._encoder.layer, x, segments, shape, keys, hidden_rate, attention_rate)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x.view(hidden_states.shape))
 
@@ -82,8 +79,14 @@ def write_out_encoder(model: PreTrainedModel) -> None:
     """Let the encoder of a BERT-like model compute by this file, where it can: on CPU, with eager attention."""
     base: Any = model.base_model
     known = model.config.model_type in ("bert", "roberta", "xlm-roberta", "electra")
-    if known and kernels.available() and model.device.type == "cpu" and supports(model.config):
+    if known and supports(model):
         base.encoder.forward = Encoder(base.encoder, model.config)
+
+
+def _thresholds(config: PretrainedConfig, training: bool) -> tuple[int, int]:
+    """Of hidden states' dropout and of attention's; off when not training."""
+    hidden, attention = config.hidden_dropout_prob, config.attention_probs_dropout_prob
+    return kernels.threshold(hidden * training), kernels.threshold(attention * training)
 
 
 def _run_layers(

@@ -8,7 +8,6 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from trainer import cpu_kernels
 from trainer.architecture import architecture_of
 from trainer.blocks import MaskedBatch
 from trainer.forward import Forward, supports
@@ -24,8 +23,7 @@ class MaskedLanguageModel(nn.Module):
         self._base = getattr(model, architecture.base)
         self._head = model.get_submodule(architecture.head.split(".")[0])
         self._first_position = architecture.first_position(model.config)
-        fast = cpu_kernels.available() and model.device.type == "cpu" and model.dtype in (torch.float32, torch.bfloat16)
-        self._forward = Forward(model) if fast and supports(model.config) else None
+        self._forward = Forward(model) if supports(model) else None
 
     def forward(
         self, input_ids: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor, segments: torch.Tensor | None = None
