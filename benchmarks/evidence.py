@@ -1,10 +1,10 @@
-"""The experiments of benchmarks/evidence.yaml: unattended, two at a time, going on after a kill; small records, no weights.
+"""The experiments of benchmarks/evidence.yaml: unattended, going on after a kill; small records, no weights.
 
     python benchmarks/evidence.py list                                        # what is done, under way, to do
     python benchmarks/evidence.py run --corpus corpora/kowiki --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
 
 A cell's record, benchmarks/results/evidence/TABLE.NAME.SEED.json, is written (and with --commit committed) when the cell ends; a recorded
-cell is skipped. At the end of --minutes what runs is asked to stop, saves, and goes on at the next call.
+cell is skipped. At the end of --minutes, or when this program is asked to end, what runs is asked to stop, saves, and goes on at the next call.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import yaml
 
 TABLE = Path("benchmarks/evidence.yaml")
 RECORDS, RUNS = Path("benchmarks/results/evidence"), Path("runs/evidence")
-JOBS = 2  # of one thread each
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,15 +122,17 @@ def run(arguments: argparse.Namespace) -> int:
     recipe, cells = read_cells()
     left = [cell for cell in cells if not cell.record.is_file() and (not arguments.only or cell.label.startswith(arguments.only))]
     deadline = time.monotonic() + 60 * arguments.minutes
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     running: dict[Cell, subprocess.Popen] = {}
     failed = 0
     while left or running:
-        ending = time.monotonic() > deadline
+        ending = bool(asked) or time.monotonic() > deadline
         if ending:
             left.clear()
             for process in running.values():
                 process.send_signal(signal.SIGTERM)
-        while left and len(running) < JOBS:
+        while left and len(running) < arguments.jobs:
             cell = left.pop(0)
             if finished(cell):
                 keep(cell, arguments.commit)
@@ -172,6 +173,7 @@ def main() -> None:
     runner.add_argument("--lexicon", type=Path, required=True)
     runner.add_argument("--only", default="", help="cells whose label begins so")
     runner.add_argument("--minutes", type=float, default=100)
+    runner.add_argument("--jobs", type=int, default=2, help="cells at a time, of one thread each")
     runner.add_argument("--commit", action="store_true", help="commit each record as its cell ends")
     arguments = parser.parse_args()
     if arguments.command == "list":

@@ -59,14 +59,14 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
         return Stub(0)
 
     monkeypatch.setattr(evidence, "start", start)
-    arguments = argparse.Namespace(only="", minutes=1, commit=False)
+    arguments = argparse.Namespace(only="", minutes=1, jobs=2, commit=False)
     assert evidence.run(arguments) == 1 and sorted(started) == ["bad", "good", "klue", "klue"]
     record = json.loads(cells[2].record.read_text())
     assert record["curve"] == [[1, "all", 7.5]] and record["klue_re"]["micro_f1"] == 1 and not cells[1].record.exists()
     started.clear()
     assert evidence.run(arguments) == 1 and started == ["bad"]
     monkeypatch.setattr(evidence, "start", lambda cell, recipe, arguments: started.append(cell.name) or Stub(None))
-    assert evidence.run(argparse.Namespace(only="", minutes=0, commit=False)) == 0 and started == ["bad"]
+    assert evidence.run(argparse.Namespace(only="", minutes=0, jobs=2, commit=False)) == 0 and started == ["bad"]
 
 
 @pytest.mark.parametrize("only", ["itl", "main.xpt"])
@@ -76,5 +76,5 @@ def test_a_part_of_the_table_can_be_run(only, monkeypatch, tmp_path) -> None:
     started = []
     monkeypatch.setattr(evidence, "start", lambda cell, recipe, arguments: started.append(cell.label) or Stub(1))
     monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
-    evidence.run(argparse.Namespace(only=only, minutes=1, commit=False))
+    evidence.run(argparse.Namespace(only=only, minutes=1, jobs=2, commit=False))
     assert started and all(label.startswith(only) for label in started)
