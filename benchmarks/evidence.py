@@ -4,7 +4,7 @@
     python benchmarks/evidence.py run --corpus corpora/kowiki --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
 
 A cell's record, benchmarks/results/evidence/TABLE.NAME.SEED.json, is written (and with --commit committed) when the cell ends; a recorded
-cell is skipped. At the end of --minutes, or when this program is asked to end, what runs is asked to stop, saves, and goes on at the next call.
+cell is skipped. At the end of --minutes, or asked to end, this program asks what runs to stop and save; it goes on at the next call.
 """
 
 import argparse

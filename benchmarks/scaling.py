@@ -6,24 +6,19 @@ needs root. Writes benchmarks/results/scaling.json then.
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-import torch
 from transformers import RobertaConfig
 
 from tests import tiny
 from tests.cluster.lab import Lab, missing
 from tests.cluster.tiny_run import arguments, launch, make_inputs
-from trainer.architecture import architecture_of
-from trainer.flops import Shape, stage_flops_per_token
 from trainer.journal import read_rows
-from trainer.mlm import build_model
+from trainer.plan import Plan
 from trainer.recipe import load_recipe
-from trainer.stages import split_parts, trainable
 
 NETWORKS = {"1 Gb/s": 1e9, "10 Gb/s": 1e10, "100 Gb/s": 1e11, "InfiniBand NDR, 400 Gb/s": 4e11}
 PEAK, MFU = 312e12, 0.4  # an A100's data sheet in bf16; the share that the dry run assumes
@@ -46,14 +41,8 @@ def paper() -> tuple[int, dict[str, tuple[int, float]]]:
     """Tokens of a step of recipes/paper.yaml; of each stage what trains and FLOPs per token."""
     recipe = load_recipe(Path("recipes/paper.yaml"), [])
     config = RobertaConfig(vocab_size=32000, num_hidden_layers=14, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1)
-    skeleton = build_model(config.to_dict(), 0.0, torch.device("meta"), torch.float32)
-    shapes = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
-    parts = split_parts(shapes, architecture_of(config), 14, recipe.surgery.itl)
-    shape, stages = Shape.of(config.to_dict(), recipe.sequence_length, recipe.masking.rate), {}
-    for stage in recipe.stages:
-        train = trainable(stage, parts)
-        flops = stage_flops_per_token(shape, parts, train, 14, recipe.surgery.itl, recipe.surgery.tie_output)
-        stages[stage.name] = (sum(math.prod(shapes[name]) for name in train), flops)
+    plan = Plan.of_config(recipe, config)
+    stages = {stage.name: (plan.num_trainable(number), plan.flops_per_token(number)) for number, stage in enumerate(recipe.stages)}
     return recipe.global_batch_size * recipe.sequence_length, stages
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ALONE = "from trainer import lifeline, engine; lifeline.arriving.__wrapped__.__defaults__ = (2,); engine.start()"
 SCRIPT = """
 import datetime, sys, time, torch.distributed as dist
 from data_tools.errors import UserError
@@ -69,3 +70,13 @@ def test_one_message_and_all_end(tmp_path: Path, fault: str, victim: int, status
     finally:
         for rank in ranks:
             rank.kill()
+
+
+def test_a_rank_that_never_comes_is_not_waited_for_long() -> None:
+    """The process group itself would wait for half an hour."""
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29688"}
+    alone = subprocess.run(
+        [sys.executable, "-c", ALONE], env={**os.environ, **place, "DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, timeout=60
+    )
+    assert alone.returncode == 1, alone.stderr
+    assert "rank 0 on " in alone.stderr and "not all 2 ranks have come to 127.0.0.1:29688" in alone.stderr

@@ -19,15 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
+from data_tools.corpus import Corpus
 from data_tools.errors import UserError, run_command
 from trainer.engine import DeepSpeedConfig
 from trainer.launcher import read_hostfile
+from trainer.plan import Plan
 from trainer.recipe import Recipe, load_recipe
 
 ENVIRONMENT = Path(".deepspeed_env")
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
-NEEDED = {"memory": 4 << 30, "disk": 10 << 30}
-"""Bytes that a host should have free: a rank of a base-size model on CPU; a few of its checkpoints."""
 SKEW = 60.0
 """Seconds that clocks may differ: files of shared folders look older or younger than they are."""
 
@@ -59,10 +61,11 @@ def main() -> None:
     config = DeepSpeedConfig.load(arguments.ds_config)
     findings = Findings()
     master = address_of(next(iter(slots)))
-    asked = {"master": master, "port": arguments.master_port, "run": str(recipe.output_dir), "corpus": str(recipe.corpus)}
+    folders = {"run": str(recipe.output_dir), "corpus": str(recipe.corpus), "seed": recipe.seed_model}
+    asked = {"master": master, "port": arguments.master_port, **folders}
     hosts = in_parallel(slots, lambda host: ask(host, asked))
     judge_hosts(hosts, slots, findings)
-    judge_recipe(recipe, config, sum(slots.values()), findings)
+    judge_recipe(recipe, config, hosts, slots, findings)
     print(table(hosts, slots))
     reached = {host: facts for host, facts in hosts.items() if "problem" not in facts}
     if len(reached) == len(slots):
@@ -116,9 +119,9 @@ def ask(host: str, asked: dict[str, Any]) -> dict[str, Any]:
                 "problem": f"ssh does not reach it without a password ({reason})",
                 "remedy": f"ssh-copy-id {host}, then try: ssh {host} true",
             }
-        clock = time.time()
-        there = subprocess.run([*SSH, host, "date +%s.%N"], capture_output=True, text=True, timeout=30)
-        skew = float(there.stdout) - (clock + time.time()) / 2
+        with subprocess.Popen([*SSH, host, "date +%s.%N"], stdout=subprocess.PIPE, text=True) as there:
+            assert there.stdout
+            skew = float(there.stdout.readline()) - time.time()  # at once when it comes: late by no more than the way back
         done = subprocess.run(remote(host, {}, ["-m", "trainer.host", json.dumps(asked)]), capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired as error:
         return {"problem": f"no answer within {error.timeout:g} s", "remedy": "look at its load and its network"}
@@ -144,6 +147,7 @@ def judge_hosts(hosts: dict[str, dict[str, Any]], slots: dict[str, int], finding
             findings.check(facts[key] == same, host, f"{key} {facts[key]}, {same} on {reference}", "install the same versions everywhere")
         same = good[reference]["code"]
         findings.check(facts["code"] == same, host, f"code {facts['code']}, {same} on {reference}", "check out the same commit everywhere")
+        findings.check(facts["seed_problem"] is None, host, str(facts["seed_problem"]), "copy the model there, or give it its path there")
         findings.check(facts["corpus_problem"] is None, host, f"corpus: {facts['corpus_problem']}", "copy the corpus there, or --corpus")
         same = good[reference]["corpus"]
         findings.check(facts["corpus"] == same, host, f"corpus {facts['corpus']}, {same} on {reference}", "copy the same corpus everywhere")
@@ -168,9 +172,6 @@ def judge_hosts(hosts: dict[str, dict[str, Any]], slots: dict[str, int], finding
         findings.check(
             outside, host, f"its name leads to {facts['address']}", "give the first host a name with its outer address in /etc/hosts"
         )
-        for key, needed in NEEDED.items():
-            if facts[key] < needed:
-                findings.notes.append(f"{host}: {facts[key] / 2**30:.1f} GiB of {key} free; a base-size run wants {needed / 2**30:.0f}")
     if len(good) > 1 and not all(facts["keepalive"] for facts in good.values()):
         findings.notes.append("ssh notices a cut cable only after minutes: set `ServerAliveInterval 10` in ~/.ssh/config")
     if len({facts["interface"] for facts in good.values()}) > 1:
@@ -179,13 +180,19 @@ def judge_hosts(hosts: dict[str, dict[str, Any]], slots: dict[str, int], finding
         )
 
 
-def judge_recipe(recipe: Recipe, config: DeepSpeedConfig, world_size: int, findings: Findings) -> None:
-    """Does the global batch divide, and is this the expected number of ranks?"""
+def judge_recipe(
+    recipe: Recipe, config: DeepSpeedConfig, hosts: dict[str, dict[str, Any]], slots: dict[str, int], findings: Findings
+) -> None:
+    """Does the global batch divide, is this the expected number of ranks, and is there room for their state and for the checkpoints?"""
+    world_size = sum(slots.values())
     try:
         accumulation = config.accumulation(recipe.global_batch_size, world_size)
         findings.notes.append(
             f"batch {recipe.global_batch_size} = {world_size} ranks x {accumulation} micro-batches of {config.micro_batch}"
         )
+        if all(facts.get("corpus") and not facts["seed_problem"] for facts in hosts.values()):
+            plan = Plan.of(recipe, AutoTokenizer.from_pretrained(Corpus.open(recipe.corpus).tokenizer_dir))
+            judge_room(plan, config, accumulation, hosts, slots, findings)
     except UserError as error:
         findings.failures.append(str(error))
     expected = recipe.expect_world_size
@@ -195,6 +202,29 @@ def judge_recipe(recipe: Recipe, config: DeepSpeedConfig, world_size: int, findi
         f"expect_world_size is {expected}, the hostfile has {world_size} slots",
         "change one of the two",
     )
+
+
+def judge_room(
+    plan: Plan, config: DeepSpeedConfig, accumulation: int, hosts: dict[str, dict[str, Any]], slots: dict[str, int], findings: Findings
+) -> None:
+    """Free memory against the model state of a host's ranks (a GPU's against one rank's), free disk against the checkpoints."""
+    world_size, stages = sum(slots.values()), range(len(plan.recipe.stages))
+    state = max(plan.state_bytes(stage, world_size, config.dtype, accumulation) for stage in stages)
+    for host, facts in hosts.items():
+        room, wanted = (min(facts["gpu_memory"]), state) if facts["gpus"] else (facts["memory"], state * slots[host])
+        findings.check(
+            room > wanted, host, f"{_mebibytes(room)} of memory free, the model's state alone takes {_mebibytes(wanted)}",
+            "end what holds it, or use more hosts or a smaller model",
+        )  # fmt: skip
+        disk = plan.checkpoint_bytes()
+        findings.check(
+            facts["disk"] > disk, host, f"{_mebibytes(facts['disk'])} of disk free, the checkpoints take {_mebibytes(disk)}",
+            "make room, lower keep_last, or choose another --output-dir",
+        )  # fmt: skip
+
+
+def _mebibytes(count: float) -> str:
+    return f"{count / 2**20:,.0f} MiB"
 
 
 def environment(hosts: dict[str, dict[str, Any]], slots: dict[str, int]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from transformers import PreTrainedModel
 
 from data_tools.errors import UserError
+from trainer import lifeline
 from trainer.blocks import MaskedBatch
 from trainer.checkpoint import Checkpoint, Entry
 from trainer.mlm import MaskedLanguageModel, build_model
@@ -149,7 +150,8 @@ def start(timeout_minutes: float = 30) -> None:
     # Its shared-memory all-reduce for CPUs is compiled at first use, for minutes; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     try:
-        deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))
+        with lifeline.arriving():
+            deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))
     except ImportError as error:  # started by mpirun, where mpi4py says who we are
         raise UserError(
             f"mpi4py does not find the MPI library ({error}); set MPI4PY_LIBMPI to the libmpi.so of the mpirun that started this, "

@@ -7,28 +7,34 @@ import shutil
 import socket
 import struct
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError
 from trainer.installation import installed
+from trainer.surgery import load_seed_config
 
 
 def facts(asked: dict[str, Any]) -> dict[str, Any]:
-    """asked: `master`, the first host's address; `port`, which rank 0 will listen at; `run` and, to be checked, `corpus`, folders."""
+    """asked: `master`, the first host's address; `port`, which rank 0 will listen at; `run`, a folder; to be checked: `corpus`, `seed`."""
     import torch  # takes seconds, and may be what is broken
 
     pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     place = next(folder for folder in (Path(asked["run"]).absolute(), *Path(asked["run"]).absolute().parents) if folder.is_dir())
     address = address_towards(asked["master"])
     found: dict[str, Any] = {
-        **installed(), "time": time.time(), "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        **installed(), "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cores": len(os.sched_getaffinity(0)), "memory": pages * size, "address": address, "interface": interface_of(address),
         "port_free": port_is_free(asked["port"]) if address == asked["master"] else None,
+        "gpu_memory": [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())],
         "disk": shutil.disk_usage(place).free, "writable": os.access(place, os.W_OK), "corpus": None, "corpus_problem": None,
+        "seed_problem": None,
     }  # fmt: skip
+    try:
+        load_seed_config(asked["seed"])
+    except UserError as error:
+        found["seed_problem"] = str(error)
     if asked["corpus"]:
         try:
             found["corpus"] = Corpus.open(asked["corpus"]).fingerprint[:12]

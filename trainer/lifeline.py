@@ -14,10 +14,11 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SILENCE = 20  # seconds without an answer from the other host's kernel
+ARRIVAL = 300  # seconds in which all ranks must have come to rank 0's port
 GATHERING = 2.0  # seconds in which rank 0 waits for more losses: all ranks of a lost host are named together
 _tied: list["Lifeline"] = []  # at most one, as there is one process group in a process
 
@@ -109,6 +110,30 @@ class Lifeline:
 
     def _name(self, rank: int) -> str:
         return f"rank {rank} on {self._hosts[rank]}"
+
+
+@contextlib.contextmanager
+def arriving(seconds: float = ARRIVAL) -> Iterator[None]:
+    """Around the making of the process group, which would wait for its own, longer limit: ends this process with status 1 when a rank does
+    not come, e.g. because its host cannot be reached."""
+    given = os.environ
+    rank, size = int(given.get("RANK", "0")), given.get("WORLD_SIZE", "")
+
+    def give_up() -> None:
+        place = f"{given.get('MASTER_ADDR')}:{given.get('MASTER_PORT')}"
+        print(
+            f"error: rank {rank} on {socket.gethostname()}: after {seconds:g} s not all {size} ranks have come to {place}; "
+            f"see which host cannot: python -m trainer.doctor --hostfile HOSTFILE",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    timer = threading.Timer(seconds + 15 * (rank > 0), give_up)  # after rank 0 has spoken the launcher ends the others
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
 
 
 def tie(rank: int, world_size: int, gather: Callable[[Any], list[Any]]) -> None:

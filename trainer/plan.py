@@ -1,9 +1,17 @@
-"""What a run will do, before it does it: parameters, memory, tokens, epochs, time."""
+"""What a run will do, before it does it: the model's shapes and parts, and what they take of memory, disk, tokens and time."""
+
+import math
+from dataclasses import dataclass
 
 import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from trainer import surgery
+from trainer.architecture import architecture_of
+from trainer.flops import Shape, stage_flops_per_token
+from trainer.mlm import build_model
 from trainer.recipe import Recipe
-from trainer.stages import Parts, trainable
+from trainer.stages import Parts, check_stages, split_parts, trainable
 
 ASSUMED_MFU = 0.4  # of the measured matrix-multiplication peak; only the time estimate uses it
 
@@ -18,34 +26,84 @@ def memory_per_rank(num_trainable: int, num_frozen: int, world_size: int, dtype:
     return weight * (num_trainable + num_frozen) + local + (12 + gradient) * num_trainable / world_size
 
 
-def describe(
-    recipe: Recipe, shapes: dict[str, int], parts: Parts, num_blocks: int, world_size: int, dtype: torch.dtype, accumulation: int,
-    micro_batch: int, stage_flops: list[float], peak: float,
-) -> str:  # fmt: skip
-    """The plan as text. shapes: elements of each parameter; stage_flops: per token; peak: FLOP/s of all ranks together."""
-    step_tokens = recipe.global_batch_size * recipe.sequence_length
-    epochs = recipe.total_steps * recipe.global_batch_size / num_blocks
-    lines = [
-        f"{recipe.name}: {sum(shapes.values()):,} parameters, seed model {recipe.seed_model}, corpus {recipe.corpus}",
-        f"{recipe.total_steps:,} steps of {recipe.global_batch_size} blocks x {recipe.sequence_length} = {step_tokens:,} tokens: "
-        f"{recipe.total_steps * step_tokens:,} tokens, {epochs:.2f} epochs of {num_blocks:,} blocks",
-        f"{world_size} rank(s) x {accumulation} micro-batch(es) of {micro_batch} in {str(dtype).removeprefix('torch.')}",
-        "",
-        f"{'stage':<14}{'trains':>14}{'frozen':>14}{'steps':>9}{'lr':>10}{'GFLOP/token':>13}{'state/rank':>12}{'time':>10}",
-    ]
-    total = 0.0
-    for stage, flops in zip(recipe.stages, stage_flops, strict=True):
-        trains = sum(shapes[name] for name in trainable(stage, parts))
-        frozen = sum(shapes.values()) - trains
-        memory = memory_per_rank(trains, frozen, world_size, dtype, accumulation)
-        seconds = stage.steps * step_tokens * flops / (peak * ASSUMED_MFU)
-        total += seconds
+@dataclass(frozen=True)
+class Plan:
+    """An XPT model as recipe and tokenizer determine it, without weights."""
+
+    recipe: Recipe
+    model_config: PretrainedConfig
+    shapes: dict[str, tuple[int, ...]]
+    parts: Parts
+
+    @classmethod
+    def of(cls, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> "Plan":
+        """Reads the seed's configuration. Raises UserError as `surgery.xpt_config` and `of_config` do."""
+        return cls.of_config(recipe, surgery.xpt_config(surgery.load_seed_config(recipe.seed_model), recipe, tokenizer))
+
+    @classmethod
+    def of_config(cls, recipe: Recipe, config: PretrainedConfig) -> "Plan":
+        """config: of the XPT model, ITLs counted as layers. Raises UserError for stages that this model cannot have."""
+        model = build_model(config.to_dict(), 0.0, torch.device("meta"), torch.float32)
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        parts = split_parts(shapes, architecture_of(config), config.num_hidden_layers, recipe.surgery.itl)
+        check_stages(recipe.stages, parts)
+        return cls(recipe, config, shapes, parts)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(map(math.prod, self.shapes.values()))
+
+    def num_trainable(self, stage: int) -> int:
+        return sum(math.prod(self.shapes[name]) for name in trainable(self.recipe.stages[stage], self.parts))
+
+    def flops_per_token(self, stage: int) -> float:
+        """Model FLOPs of a token of training."""
+        recipe, config = self.recipe, self.model_config
+        shape = Shape.of(config.to_dict(), recipe.sequence_length, recipe.masking.rate)
+        train = trainable(recipe.stages[stage], self.parts)
+        return stage_flops_per_token(shape, self.parts, train, config.num_hidden_layers, recipe.surgery.itl, recipe.surgery.tie_output)
+
+    def state_bytes(self, stage: int, world_size: int, dtype: torch.dtype, accumulation: int) -> float:
+        """Of model state on one rank."""
+        trains = self.num_trainable(stage)
+        return memory_per_rank(trains, self.num_parameters - trains, world_size, dtype, accumulation)
+
+    def checkpoint_bytes(self) -> int:
+        """All checkpoints that the run folder holds at a time, at most: fp32 weights and two Adam moments, in those that are kept, in one
+        at the end of each stage, and in one that is being written."""
+        recipe = self.recipe
+        kept = recipe.keep_last + len(recipe.stages) + (recipe.total_steps // recipe.keep_every if recipe.keep_every else 0)
+        return (kept + 1) * 12 * self.num_parameters
+
+    def describe(
+        self, num_blocks: int, world_size: int, dtype: torch.dtype, accumulation: int, micro_batch: int, peak: float
+    ) -> str:  # fmt: skip
+        """For people. num_blocks: of the training split; peak: FLOP/s of all ranks together."""
+        recipe = self.recipe
+        step_tokens = recipe.global_batch_size * recipe.sequence_length
+        epochs = recipe.total_steps * recipe.global_batch_size / num_blocks
+        lines = [
+            f"{recipe.name}: {self.num_parameters:,} parameters, seed model {recipe.seed_model}, corpus {recipe.corpus}",
+            f"{recipe.total_steps:,} steps of {recipe.global_batch_size} blocks x {recipe.sequence_length} = {step_tokens:,} tokens: "
+            f"{recipe.total_steps * step_tokens:,} tokens, {epochs:.2f} epochs of {num_blocks:,} blocks",
+            f"{world_size} rank(s) x {accumulation} micro-batch(es) of {micro_batch} in {str(dtype).removeprefix('torch.')}",
+            "",
+            f"{'stage':<14}{'trains':>14}{'frozen':>14}{'steps':>9}{'lr':>10}{'GFLOP/token':>13}{'state/rank':>12}{'time':>10}",
+        ]
+        total = 0.0
+        for number, stage in enumerate(recipe.stages):
+            trains, flops = self.num_trainable(number), self.flops_per_token(number)
+            memory = self.state_bytes(number, world_size, dtype, accumulation)
+            seconds = stage.steps * step_tokens * flops / (peak * ASSUMED_MFU)
+            total += seconds
+            lines.append(
+                f"{stage.name:<14}{trains:>14,}{self.num_parameters - trains:>14,}{stage.steps:>9,}{stage.learning_rate:>10.1e}"
+                f"{flops / 1e9:>13.3f}{memory / 2**20:>8,.0f} MiB{_duration(seconds):>10}"
+            )
         lines.append(
-            f"{stage.name:<14}{trains:>14,}{frozen:>14,}{stage.steps:>9,}{stage.learning_rate:>10.1e}{flops / 1e9:>13.3f}"
-            f"{memory / 2**20:>8,.0f} MiB{_duration(seconds):>10}"
+            f"about {_duration(total)} at {ASSUMED_MFU:.0%} of {peak / 1e12:.2f} TFLOP/s; activations come on top of the memory shown"
         )
-    lines.append(f"about {_duration(total)} at {ASSUMED_MFU:.0%} of {peak / 1e12:.2f} TFLOP/s; activations come on top of the memory shown")
-    return "\n".join(lines)
+        return "\n".join(lines)
 
 
 def _duration(seconds: float) -> str:

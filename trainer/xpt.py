@@ -26,29 +26,29 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when it is imported
 
 import yaml
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
 from data_tools.errors import RunError, UserError
-from trainer import cpu_kernels, lifeline, lock, plan, surgery
+from trainer import cpu_kernels, lifeline, lock, surgery
 from trainer import engine as engines
-from trainer.architecture import architecture_of
 from trainer.blocks import PACKINGS, Blocks, MaskedBatch, SpecialIds, samples_of
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
 from trainer.engine import DeepSpeedConfig, StageEngine
 from trainer.export import export
-from trainer.flops import Shape, peak_flops, stage_flops_per_token
+from trainer.flops import peak_flops
 from trainer.installation import digest_of, installed
 from trainer.journal import Journal, perplexity, read_rows
 from trainer.launcher import check_launch
 from trainer.masking import dropout_seed
 from trainer.memory import keep_freed_memory
-from trainer.mlm import MaskedLanguageModel, build_model
+from trainer.mlm import MaskedLanguageModel
+from trainer.plan import Plan
 from trainer.ranks import Ranks, Stopped, StopRequest, run_on_ranks, set_environment
 from trainer.recipe import Recipe, load_recipe
 from trainer.schedule import learning_rate
-from trainer.stages import Parts, check_stages, split_parts, trainable
+from trainer.stages import trainable
 from trainer.state import Saver, TrainState, save_seed, save_weights
 from trainer.storage import Storage
 from trainer.watchdog import Watchdog
@@ -69,7 +69,9 @@ def main() -> None:
     config = DeepSpeedConfig.load(arguments.ds_config)
     run = open_run(recipe, config, ranks)
     if arguments.dry_run:
-        run.journal_plan(ranks)
+        if ranks.is_main:
+            place = ranks.world_size, config.dtype, run.accumulation, config.micro_batch
+            print(run.plan.describe(run.train_blocks.num_blocks, *place, run.peak), flush=True)
         return
     checkpoint = first_checkpoint(run, ranks, arguments.resume, arguments.init_from)
     post_train(run, ranks, checkpoint)
@@ -99,9 +101,7 @@ class Run:
     recipe: Recipe
     config: DeepSpeedConfig
     corpus: Corpus
-    model_config: PretrainedConfig
-    shapes: dict[str, tuple[int, ...]]
-    parts: Parts
+    plan: Plan
     train_blocks: Blocks
     valid_blocks: Blocks
     accumulation: int
@@ -120,25 +120,6 @@ class Run:
     def tokens_per_step(self) -> int:
         return self.recipe.global_batch_size * self.recipe.sequence_length
 
-    def flops_per_token(self, stage: int) -> float:
-        recipe, config = self.recipe, self.model_config
-        shape = Shape.of(config.to_dict(), recipe.sequence_length, recipe.masking.rate)
-        train = trainable(recipe.stages[stage], self.parts)
-        return stage_flops_per_token(shape, self.parts, train, config.num_hidden_layers, recipe.surgery.itl, recipe.surgery.tie_output)
-
-    def journal_plan(self, ranks: Ranks) -> None:
-        """Print the plan."""
-        elements = {name: int(torch.Size(shape).numel()) for name, shape in self.shapes.items()}
-        flops = [self.flops_per_token(stage) for stage in range(len(self.recipe.stages))]
-        if ranks.is_main:
-            print(
-                plan.describe(
-                    self.recipe, elements, self.parts, self.train_blocks.num_blocks, ranks.world_size, self.config.dtype,
-                    self.accumulation, self.config.micro_batch, flops, self.peak,
-                ),
-                flush=True,
-            )  # fmt: skip
-
 
 def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     """Open and check everything that a run needs, before anything is computed or written."""
@@ -154,11 +135,7 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
         raise UserError(
             f"corpus {recipe.corpus}: its tokenizer has {len(tokenizer)} pieces, its manifest says {corpus.vocab_size}; prepare it anew"
         )
-    model_config = surgery.xpt_config(surgery.load_seed_config(recipe.seed_model), recipe, tokenizer)
-    skeleton = build_model(model_config.to_dict(), 0.0, torch.device("meta"), torch.float32)
-    shapes = {name: tuple(p.shape) for name, p in skeleton.named_parameters()}
-    parts = split_parts(shapes, architecture_of(model_config), model_config.num_hidden_layers, recipe.surgery.itl)
-    check_stages(recipe.stages, parts)
+    planned = Plan.of(recipe, tokenizer)
     special = SpecialIds(
         tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id, max(tokenizer.all_special_ids) + 1,
         corpus.vocab_size,
@@ -168,8 +145,8 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
         packing(corpus.split(name), recipe.sequence_length, special, recipe.masking, recipe.seed) for name in ("train", "valid")
     )
     tokens = config.micro_batch * recipe.sequence_length
-    peak = peak_flops(ranks.device, config.dtype, tokens, model_config.hidden_size, model_config.intermediate_size)
-    return Run(recipe, config, corpus, model_config, shapes, parts, train, valid, accumulation, sum(ranks.sum(peak)))
+    peak = peak_flops(ranks.device, config.dtype, tokens, planned.model_config.hidden_size, planned.model_config.intermediate_size)
+    return Run(recipe, config, corpus, planned, train, valid, accumulation, sum(ranks.sum(peak)))
 
 
 def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None) -> Checkpoint:
@@ -227,12 +204,13 @@ def refuse_other_model(run: Run, source: Checkpoint) -> None:
             f"--init-from {source.path}: it was trained with another tokenizer than that of corpus {run.recipe.corpus}; "
             "prepare the corpus with --tokenizer, giving the tokenizer folder of the corpus it was made with"
         )
-    differing = [name for name in {*run.shapes, *source.shapes} if run.shapes.get(name) != source.shapes.get(name)]
+    shapes = run.plan.shapes
+    differing = [name for name in {*shapes, *source.shapes} if shapes.get(name) != source.shapes.get(name)]
     if differing:
         name = min(differing)
         raise UserError(
             f"--init-from {source.path}: its weights are not this recipe's model; {len(differing)} tensors differ, e.g. {name}: "
-            f"{source.shapes.get(name, 'missing')} there, {run.shapes.get(name, 'missing')} now; give the surgery settings it was made with"
+            f"{source.shapes.get(name, 'missing')} there, {shapes.get(name, 'missing')} now; give the surgery settings it was made with"
         )
 
 
@@ -276,14 +254,16 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
     ranks.beat(f"building the engine of stage {stage.name}")
     stage_start = state.step - recipe.stage_at(state.step)[1]
     stage_end = stage_start + stage.steps
-    train, checkpoint = trainable(stage, run.parts), saver.last
+    train, checkpoint = trainable(stage, run.plan.parts), saver.last
     engine = StageEngine(
         checkpoint, train, run.config, recipe.optimizer, recipe.surgery.dropout, recipe.global_batch_size, ranks.device,
         fresh_moments=recipe.optimizer.moments == "fresh" and state.step == stage_start,
     )  # fmt: skip
     engine.load_loss_scaler(checkpoint.state.get("loss_scaler", {}))
     check_forward(run, ranks, engine, checkpoint)
-    journal.say(f"stage {stage.name}: {len(train)} of {len(run.shapes)} tensors train; engine built in {time.perf_counter() - begin:.1f} s")
+    journal.say(
+        f"stage {stage.name}: {len(train)} of {len(run.plan.shapes)} tensors train; engine built in {time.perf_counter() - begin:.1f} s"
+    )
     if state.step == 0:
         journal.record({"step": 0, "stage": stage.name, **validate(run, ranks, engine)})
     speed, skipped = Speed(run, index), 0
@@ -403,7 +383,7 @@ class Speed:
     """Tokens per second and model FLOPs utilisation since the last row, validation and saving left out."""
 
     def __init__(self, run: Run, stage: int) -> None:
-        self._flops, self._peak, self._tokens_per_step = run.flops_per_token(stage), run.peak, run.tokens_per_step
+        self._flops, self._peak, self._tokens_per_step = run.plan.flops_per_token(stage), run.peak, run.tokens_per_step
         self.restart()
 
     def restart(self) -> None:

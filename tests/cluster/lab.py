@@ -134,10 +134,10 @@ class Host:
                 continue
         return sorted(found)
 
-    def kill(self, pattern: str) -> None:
-        """SIGKILL to `processes(pattern)`."""
+    def kill(self, pattern: str, how: signal.Signals = signal.SIGKILL) -> None:
+        """A signal to `processes(pattern)`."""
         for number in self.processes(pattern):
-            os.kill(number, signal.SIGKILL)
+            os.kill(number, how)
 
     def cut(self) -> None:
         """Pull the cable."""

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from tests.cluster import faults
 from tests.cluster.lab import ROOT, Lab, missing
 from tests.cluster.tiny_run import arguments, launch, make_inputs, messages, rows
+from trainer.checkpoint import newest
 from trainer.journal import read_rows
 
 LACKING = missing()
@@ -35,12 +37,12 @@ def root(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> Path:
     return root
 
 
-@pytest.mark.parametrize("way", ["openmpi", "mpich", "plain mpirun", "no_ssh"])
+@pytest.mark.parametrize("way", ["openmpi", "mpich", "plain mpirun", "plain mpirun of MPICH", "no_ssh"])
 def test_every_launcher_gives_the_same_losses(lab: Lab, root: Path, tmp_path: Path, way: str) -> None:
     """Against pdsh. no_ssh is how hostfiles/slurm.sbatch starts."""
     first, hostfile = lab.hosts[0], str(lab.hostfile())
     (first.home / ".deepspeed_env").write_text("DS_ACCELERATOR=cpu\nOMP_NUM_THREADS=1\nMPI4PY_MPIABI=openmpi\n")
-    mpi = shutil.which({"mpich": "mpirun.mpich"}.get(way, "mpirun.openmpi"), path="/usr/bin")
+    mpi = shutil.which("mpirun.mpich" if "mpich" in way.lower() else "mpirun.openmpi", path="/usr/bin")
     if mpi is None and way != "no_ssh":
         pytest.skip(f"{way} is not installed")
     (tmp_path / "mpirun").write_text(f'#!/bin/sh\nexec {mpi} "$@"\n')
@@ -48,11 +50,15 @@ def test_every_launcher_gives_the_same_losses(lab: Lab, root: Path, tmp_path: Pa
     words = ["trainer/xpt.py", *arguments(root, tmp_path / "run")]
     variables = ["DS_ACCELERATOR=cpu", "OMP_NUM_THREADS=1", "MPI4PY_MPIABI=openmpi"]
     mca = "--mca btl_tcp_if_include eth0"
+    (tmp_path / "libmpi.so.12").symlink_to("/usr/lib/x86_64-linux-gnu/libmpich.so.12")  # mpi4py wants MPICH's own name, not Debian's
+    debian = ["-genv", "MPI4PY_MPIABI", "mpich", "-genv", "LD_LIBRARY_PATH", str(tmp_path), "-genv", "UCX_TLS", "tcp"]
     start = {
         "openmpi": [DEEPSPEED, "--hostfile", hostfile, "--launcher", "openmpi", "--launcher_args", mca, *words],
         "mpich": [DEEPSPEED, "--hostfile", hostfile, "--launcher", "mpich", *words],
         "plain mpirun": ["mpirun", "-n", "3", "-hostfile", hostfile, *mca.split(), *(w for v in variables for w in ("-x", v)),
                          sys.executable, *words],
+        "plain mpirun of MPICH": ["mpirun", "-n", "3", "-hosts", ",".join(host.name for host in lab.hosts),
+                                  *(w for v in variables[:2] for w in ("-genv", *v.split("="))), *debian, sys.executable, *words],
     }  # fmt: skip
     if way == "no_ssh":
         each = [
@@ -98,6 +104,21 @@ def test_a_broken_host_ends_all_and_the_next_start_goes_on(lab: Lab, root: Path,
     faults.trial(lab, root, root / fault.replace(" ", "-"), fault, random.Random(seed))
 
 
+def test_sigterm_saves_on_all_hosts_and_the_next_start_goes_on(lab: Lab, root: Path, tmp_path: Path) -> None:
+    """Sent to the `deepspeed` command alone, as a scheduler does: pdsh ends the launchers on all hosts, their ranks save."""
+    run = tmp_path / "run"
+    process = launch(lab.hosts[0], lab.hostfile(), arguments(root, run, "--set", "every.checkpoint=0"), tmp_path / "log")
+    while faults.last_step(run) < 5:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+    lab.hosts[0].kill(r"\S*python\S* \S*deepspeed --hostfile", signal.SIGTERM)
+    assert faults.wait(lab, process, faults.LIMIT)[1] != 0
+    step = faults.last_step(run)
+    found, _ = newest(run)
+    assert found and 0 < found.state["step"] == step < faults.FIRST, (step, (tmp_path / "log").read_text())
+    assert launch(lab.hosts[0], lab.hostfile(), arguments(root, run), tmp_path / "again").wait(200) == 0
+    assert [row["loss"] for row in rows(run) if "loss" in row] == [row["loss"] for row in rows(root / "undisturbed") if "loss" in row]
+
+
 def test_bytes_sent_are_those_on_the_wire(lab: Lab, root: Path, tmp_path: Path) -> None:
     """Two ranks with a larger model: what the log says against the interface's counter, for the difference of two lengths of run."""
     measured, said = [], []
@@ -140,6 +161,21 @@ class TestDoctor:
         done = self.ask(lab, root, tmp_path)
         lab.hosts[1].run(["umount", str(tmp_path / "run")])
         assert done.returncode == 0 and "is 2 folders" in done.stdout, done.stdout + done.stderr
+
+    def test_too_small_a_disk_and_a_missing_seed(self, lab: Lab, root: Path, tmp_path: Path) -> None:
+        seed = tmp_path / "seed"
+        shutil.copytree(root / "seed", seed)
+        (tmp_path / "run").mkdir()
+        recipe = (root / "recipe.yaml").read_text().replace(f"{root}/seed", str(seed))
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        lab.hosts[1].disk(tmp_path / "run", "64k")
+        done = self.ask(lab, root, tmp_path, "--recipe", str(tmp_path / "recipe.yaml"))
+        assert done.returncode == 1 and "FAILED  node2: 0 MiB of disk free" in done.stdout, done.stdout + done.stderr
+        lab.hosts[1].disk(seed)
+        done = self.ask(lab, root, tmp_path, "--recipe", str(tmp_path / "recipe.yaml"))
+        for folder in (seed, tmp_path / "run"):
+            lab.hosts[1].run(["umount", str(folder)])
+        assert done.returncode == 1 and f"FAILED  node2: seed_model {seed}" in done.stdout, done.stdout + done.stderr
 
     def test_what_is_wrong_is_named_with_its_remedy(self, lab: Lab, root: Path, tmp_path: Path) -> None:
         holder = lab.hosts[0].start([sys.executable, "-c", "import socket, time; s = socket.create_server(('', 29500)); time.sleep(600)"])
