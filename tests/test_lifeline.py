@@ -27,10 +27,12 @@ def main():
         raise KeyError("lost")
     if fault == "mistake" and rank == 2:
         raise UserError("it has no corpus")
-    for _ in range(200 if fault == "stopped" else 10**6):
+    for _ in range(200 if fault in ("stopped", "slow farewell") else 10**6):
         ranks.sum(1.0)
         time.sleep(0.01)
 run_on_ranks(main)
+if fault == "slow farewell" and rank == 1:
+    time.sleep(4)
 """
 
 
@@ -43,6 +45,7 @@ run_on_ranks(main)
         ("mistake", 2, 2, "it has no corpus"),
         ("mistake everywhere", 0, 2, "error: what was given is wrong"),
         ("stopped", 1, 0, ""),
+        ("slow farewell", 1, 0, ""),
     ],
 )
 def test_one_message_and_all_end(tmp_path: Path, fault: str, victim: int, status: int, told: str) -> None:

@@ -134,8 +134,8 @@ def test_flops_of_a_hand_counted_model() -> None:
 def test_memory_formula() -> None:
     import torch
 
-    assert memory_per_rank(100, 1000, 2, torch.bfloat16, 4) == 2 * 1100 + 16 * 100 / 2
-    assert memory_per_rank(100, 1000, 2, torch.float32, 4) == 4 * 1100 + 4 * 100 + 16 * 100 / 2
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, False) == 2 * 1100 + 14 * 100 / 2
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, True) == 2 * 1100 + 4 * 100 + 12 * 100 / 2
 
 
 def ds_config(folder: Path, **changes: object) -> Path:

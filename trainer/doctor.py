@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 
 from data_tools.corpus import Corpus
@@ -209,7 +210,9 @@ def judge_room(
 ) -> None:
     """Free memory against the model state of a host's ranks (a GPU's against one rank's), free disk against the checkpoints."""
     world_size, stages = sum(slots.values()), range(len(plan.recipe.stages))
-    state = max(plan.state_bytes(stage, world_size, config.dtype, accumulation) for stage in stages)
+    device = torch.device("cuda" if any(facts["gpus"] for facts in hosts.values()) else "cpu")
+    whole = config.sums_gradients(device, accumulation)
+    state = max(plan.state_bytes(stage, world_size, config.dtype, whole) for stage in stages)
     for host, facts in hosts.items():
         room, wanted = (min(facts["gpu_memory"]), state) if facts["gpus"] else (facts["memory"], state * slots[host])
         findings.check(

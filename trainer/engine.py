@@ -11,7 +11,6 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +26,7 @@ from data_tools.errors import UserError
 from trainer import lifeline
 from trainer.blocks import MaskedBatch
 from trainer.checkpoint import Checkpoint, Entry
+from trainer.gradients import Gradients
 from trainer.mlm import MaskedLanguageModel, build_model
 from trainer.recipe import Optimizer
 from trainer.stages import parameter_groups
@@ -79,6 +79,11 @@ class DeepSpeedConfig:
             raise UserError(f"ds_config {path}: DeepSpeed has another optimizer for bf16 under ZeRO-1; zero_optimization.stage must be 2")
         return cls(settings, micro_batch, dtype)
 
+    def sums_gradients(self, device: torch.device, accumulation: int) -> bool:
+        """Whether trainer/gradients.py sums the gradients. On a GPU with a single micro-batch DeepSpeed reduces once as well, while the
+        backward pass goes on (overlap_comm; not run on a GPU)."""
+        return device.type == "cpu" or accumulation > 1
+
     def accumulation(self, global_batch: int, world_size: int) -> int:
         """Micro-batches per optimizer step and rank. Raises UserError when the global batch does not divide."""
         together = self.micro_batch * world_size
@@ -97,7 +102,7 @@ def fitting_buckets(zero: dict[str, Any], trainable: int) -> dict[str, Any]:
 
 
 class Traffic:
-    """Bytes that this rank sends in DeepSpeed's collectives: gradients and updated parameters.
+    """Bytes that this rank sends: in DeepSpeed's collectives, and what is added.
 
     Counted as rings send them: each of a ring's rounds over n bytes sends n (N - 1) / N, an all-reduce has two.
     """
@@ -126,6 +131,10 @@ class Traffic:
     def _count(self, rounds: int, *tensors: torch.Tensor) -> None:
         size = dist.get_world_size()
         self._bytes += rounds * (size - 1) / size * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def add(self, sent: float) -> None:
+        """Bytes that were sent without DeepSpeed."""
+        self._bytes += sent
 
     def take(self) -> float:
         """Bytes since the last call."""
@@ -189,9 +198,8 @@ class StageEngine:
         self._load_state(checkpoint, forget=fresh_moments)
         self.check_trainable(train)
         self._frozen_sum = self.frozen_checksum()
-        # ZeRO-2 reduces after every micro-batch. Once a step is enough where gradients add up locally in fp32; bf16 ones would be rounded.
-        self._coalesces = config.dtype == torch.float32 and self.accumulation > 1
-        self._pending, self._window = 0, ExitStack()
+        self._pending = 0
+        self._gradients = self._own_gradients() if config.sums_gradients(device, self.accumulation) else None
         self.traffic = Traffic()
 
     def _initialize(self, model: PreTrainedModel, config: DeepSpeedConfig, optimizer: Optimizer) -> Any:
@@ -211,6 +219,12 @@ class StageEngine:
         }
         engine, *_ = deepspeed.initialize(model=MaskedLanguageModel(model), optimizer=adamw, config=settings, dist_init_required=False)
         return engine
+
+    def _own_gradients(self) -> Gradients:
+        """Sums of our own in place of DeepSpeed's: its hooks would reduce every micro-batch."""
+        for hook in self._zero._grad_acc_hooks:
+            hook.remove()
+        return Gradients(self._zero.bit16_groups, self._zero.partition_size, self._zero.reduce_bucket_size)
 
     @property
     def _zero(self) -> Any:
@@ -250,21 +264,45 @@ class StageEngine:
     def backward(self, batch: MaskedBatch, num_selected_global: float) -> torch.Tensor:
         """Forward and backward of one micro-batch; the last of an accumulation also takes the optimizer step.
 
-        The loss is divided by the number of selected tokens of the whole global batch, whichever rank they fall on; DeepSpeed averages
-        gradients over ranks, hence the factor. Returns the summed cross-entropy, detached.
+        The loss is divided by the number of selected tokens of the whole global batch, whichever rank they fall on. Returns the summed
+        cross-entropy, detached.
         """
-        if self._coalesces and not self._pending:
-            self._window.enter_context(self._engine.coalesce_grad_reduction())
-        loss = self._engine.module.loss(batch, self.device)
-        self._engine.backward(loss * (self.world_size / num_selected_global), scale_wrt_gas=False)
+        loss: torch.Tensor = self._engine.module.loss(batch, self.device)
+        if self._gradients is None:
+            self._engine.backward(loss * (self.world_size / num_selected_global), scale_wrt_gas=False)  # it averages over ranks
+            self._engine.step()
+            return loss.detach()
+        (loss * (self._zero.loss_scale / num_selected_global)).backward()
         self._pending = (self._pending + 1) % self.accumulation
-        if self._coalesces:
-            if self._pending:
-                return loss.detach()
-            self._window.close()  # here the gradients are reduced
-            self._engine.micro_steps += self.accumulation - 1
-        self._engine.step()
+        if not self._pending:
+            self._step(*self._gradients.reduce())
         return loss.detach()
+
+    def _step(self, partitions: list[torch.Tensor], sent: int) -> None:
+        """What DeepSpeed's step does with its own gradients: clips to the norm over all ranks, takes AdamW's step on this rank's masters,
+        spreads the new weights. partitions: of the gradient, one for each group, times the loss scale."""
+        zero, masters = self._zero, self._zero.single_partition_of_fp32_groups
+        self.traffic.add(sent)
+        squares = torch.stack([part.norm() for part in partitions]).square().sum()
+        dist.all_reduce(squares)
+        scale, norm = zero.loss_scale, squares.sqrt() / zero.loss_scale
+        zero.overflow = not bool(norm.isfinite())
+        zero._update_scale(zero.overflow)
+        zero._global_grad_norm = norm
+        if zero.overflow:
+            return
+        largest = zero.clip_grad
+        zero.optimizer.grad_scale = scale * ((norm + 1e-6) / largest).clamp(min=1) if largest else scale * torch.ones_like(norm)
+        for master, part in zip(masters, partitions, strict=True):
+            master.grad = part
+        zero.optimizer.step()  # the fused AdamW divides by grad_scale on its way
+        for master in masters:
+            master.grad = None
+        if self.world_size > 1:
+            zero.update_lp_params()
+        else:  # nobody to gather from
+            for (weights,), master in zip(zero.parallel_partitioned_bit16_groups, masters, strict=True):
+                weights.data.copy_(master.data)
 
     def set_learning_rate(self, rate: float) -> None:
         """For the next optimizer step."""
@@ -274,7 +312,7 @@ class StageEngine:
     @property
     def gradient_norm(self) -> float:
         """Global L2 norm of the last step's gradient, before clipping."""
-        return float(self._engine.get_global_grad_norm())
+        return float(self._zero._global_grad_norm)
 
     @property
     def skipped(self) -> bool:
@@ -374,6 +412,9 @@ class StageEngine:
         """Free everything. `destroy` leaves hooks on the module that keep masters and moments alive: engine and module go together, so that
         the collector below takes the whole circle."""
         self.traffic.close()
+        if self._gradients:
+            self._gradients.close()
+            self._gradients = None
         engine, self._engine = self._engine, None
         engine.destroy()
         self.parameters, self._name_of = {}, {}

@@ -35,6 +35,7 @@ class Forward:
         parts: list[Any] = [model.get_submodule(name) for name in names]
         self._head_dense, self._head_norm, self._decoder = parts
         self._config = model.config
+        self._tied = self._decoder.weight is self._embeddings.word_embeddings.weight
 
     def loss(
         self, input_ids: torch.Tensor, positions: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor,
@@ -45,13 +46,18 @@ class Forward:
         hidden_rate, attention_rate = _thresholds(config, training)
         keys = torch.randint(2**62, (1 + 3 * len(self._layers),)).tolist()  # of every dropout
         table = self._embeddings
-        z = table.word_embeddings(input_ids) + table.position_embeddings(positions) + table.token_type_embeddings.weight[0]
+        of_output: list[torch.Tensor] | None = [] if self._tied else None
+        z = (
+            _Lookup.apply(table.word_embeddings.weight, input_ids, of_output)
+            + table.position_embeddings(positions)
+            + table.token_type_embeddings.weight[0]
+        )
         norm = table.LayerNorm
         x = _EmbeddingNorm.apply(z.flatten(0, 1), norm.weight, norm.bias, norm.eps, keys[0], hidden_rate)
         shape = (*input_ids.shape, config.num_attention_heads)
         x = _run_layers(self._layers, x, segments, shape, keys[1:], hidden_rate, attention_rate)
         head = (self._head_dense.weight, self._head_dense.bias, self._head_norm.weight, self._head_norm.bias)
-        return _Head.apply(x, selected, labels, self._head_norm.eps, *head, self._decoder.weight, self._decoder.bias)
+        return _Head.apply(x, selected, labels, self._head_norm.eps, of_output, *head, self._decoder.weight, self._decoder.bias)
 
 
 class Encoder:
@@ -112,6 +118,30 @@ def _layer_parameters(layer: Any) -> list[torch.Tensor]:
         layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm,
     )  # fmt: skip
     return [parameter for module in modules for parameter in (module.weight, module.bias)]
+
+
+class _Lookup(torch.autograd.Function):
+    """weight[ids]. of_output: a list that holds the same weight's gradient as output matrix, when the backward pass comes here; the rows
+    that were looked up are added to it in place, instead of a second matrix of that size, mostly zeros, and a sum of the two."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, ids: torch.Tensor, of_output: list[torch.Tensor] | None) -> torch.Tensor:
+        ctx.save_for_backward(ids)
+        ctx.of_output, ctx.rows = of_output, len(weight)
+        return functional.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        (ids,) = ctx.saved_tensors
+        seen, places = ids.flatten().unique(return_inverse=True)
+        sums = torch.zeros(len(seen), d_out.shape[-1]).index_add_(0, places, d_out.flatten(0, 1).float())
+        if ctx.of_output:
+            total = ctx.of_output.pop()  # autograd has it already: what is added counts, and nothing is returned
+            total[seen] += sums.to(total.dtype)
+            return None, None, None
+        return d_out.new_zeros(ctx.rows, d_out.shape[-1]).index_copy_(0, seen, sums.to(d_out.dtype)), None, None
 
 
 class _EmbeddingNorm(torch.autograd.Function):
@@ -186,17 +216,18 @@ class _Head(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor, epsilon: float, *parameters: torch.Tensor
-    ) -> torch.Tensor:
+        ctx: Any, x: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor, epsilon: float, of_output: list[torch.Tensor] | None,
+        *parameters: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
         w_d, b_d, gamma, beta, output, bias = parameters
         chosen = x[selected]  # (S, H)
         u = functional.linear(chosen, w_d)
         z = kernels.gelu_forward(u, b_d)
         features, statistics = kernels.norm_forward(z, None, None, gamma, beta, epsilon, 0)
         logits = functional.linear(features, output)  # (S, V)
-        losses, sums = kernels.cross_entropy(logits, bias, labels, ctx.needs_input_grad[9])
+        losses, sums = kernels.cross_entropy(logits, bias, labels, ctx.needs_input_grad[10])
         ctx.save_for_backward(selected, chosen, u, z, statistics, features, logits, sums, *parameters)
-        ctx.rows = len(x)
+        ctx.rows, ctx.of_output = len(x), of_output
         return losses.sum()
 
     @staticmethod
@@ -208,7 +239,10 @@ class _Head(torch.autograd.Function):
         d_x = torch.zeros(ctx.rows, w_d.shape[1], dtype=w_d.dtype).index_copy_(0, selected, d_z @ w_d)
         assert sums is not None and d_bd is not None
         d_gamma, d_beta, _ = sums
-        d_output = kernels.weight_gradient(d_logits, features * d_loss.to(features.dtype)) if ctx.needs_input_grad[8] else None
+        d_output = kernels.weight_gradient(d_logits, features * d_loss.to(features.dtype)) if ctx.needs_input_grad[9] else None
+        if ctx.of_output is not None and d_output is not None:
+            d_output = d_output.to(w_d.dtype)
+            ctx.of_output.append(d_output)
         d_bias = None if d_bias is None else d_bias.mul_(d_loss)
         gradients = (kernels.weight_gradient(d_z, chosen), d_bd, d_gamma, d_beta, d_output, d_bias)
-        return d_x, None, None, None, *(None if gradient is None else gradient.to(w_d.dtype) for gradient in gradients)
+        return d_x, None, None, None, None, *(None if gradient is None else gradient.to(w_d.dtype) for gradient in gradients)

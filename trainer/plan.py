@@ -16,14 +16,13 @@ from trainer.stages import Parts, check_stages, split_parts, trainable
 ASSUMED_MFU = 0.4  # of the measured matrix-multiplication peak; only the time estimate uses it
 
 
-def memory_per_rank(num_trainable: int, num_frozen: int, world_size: int, dtype: torch.dtype, accumulation: int) -> float:
+def memory_per_rank(num_trainable: int, num_frozen: int, world_size: int, dtype: torch.dtype, whole_gradient: bool) -> float:
     """Bytes of model state on one rank under ZeRO-2: weights in the compute precision; for what trains fp32 master and two Adam
-    moments, divided by the ranks, and at the end of the backward pass an fp32 gradient, divided likewise. In fp32 with several
-    micro-batches a whole gradient besides: it is reduced once a step. Activations come on top."""
+    moments, divided by the ranks; and its gradient, whole in fp32 (trainer/gradients.py), or DeepSpeed's in the compute precision, divided
+    likewise. Activations come on top."""
     weight = torch.empty(0, dtype=dtype).element_size()
-    gradient = 4 if accumulation > 1 or weight == 4 else weight
-    local = 4 * num_trainable if accumulation > 1 and weight == 4 else 0
-    return weight * (num_trainable + num_frozen) + local + (12 + gradient) * num_trainable / world_size
+    gradient = 4 * num_trainable if whole_gradient else weight * num_trainable / world_size
+    return weight * (num_trainable + num_frozen) + gradient + 12 * num_trainable / world_size
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,10 @@ class Plan:
         train = trainable(recipe.stages[stage], self.parts)
         return stage_flops_per_token(shape, self.parts, train, config.num_hidden_layers, recipe.surgery.itl, recipe.surgery.tie_output)
 
-    def state_bytes(self, stage: int, world_size: int, dtype: torch.dtype, accumulation: int) -> float:
+    def state_bytes(self, stage: int, world_size: int, dtype: torch.dtype, whole_gradient: bool) -> float:
         """Of model state on one rank."""
         trains = self.num_trainable(stage)
-        return memory_per_rank(trains, self.num_parameters - trains, world_size, dtype, accumulation)
+        return memory_per_rank(trains, self.num_parameters - trains, world_size, dtype, whole_gradient)
 
     def checkpoint_bytes(self) -> int:
         """All checkpoints that the run folder holds at a time, at most: fp32 weights and two Adam moments, in those that are kept, in one
@@ -76,7 +75,7 @@ class Plan:
         return (kept + 1) * 12 * self.num_parameters
 
     def describe(
-        self, num_blocks: int, world_size: int, dtype: torch.dtype, accumulation: int, micro_batch: int, peak: float
+        self, num_blocks: int, world_size: int, dtype: torch.dtype, accumulation: int, micro_batch: int, whole_gradient: bool, peak: float
     ) -> str:  # fmt: skip
         """For people. num_blocks: of the training split; peak: FLOP/s of all ranks together."""
         recipe = self.recipe
@@ -93,7 +92,7 @@ class Plan:
         total = 0.0
         for number, stage in enumerate(recipe.stages):
             trains, flops = self.num_trainable(number), self.flops_per_token(number)
-            memory = self.state_bytes(number, world_size, dtype, accumulation)
+            memory = self.state_bytes(number, world_size, dtype, whole_gradient)
             seconds = stage.steps * step_tokens * flops / (peak * ASSUMED_MFU)
             total += seconds
             lines.append(

@@ -70,7 +70,8 @@ def main() -> None:
     run = open_run(recipe, config, ranks)
     if arguments.dry_run:
         if ranks.is_main:
-            place = ranks.world_size, config.dtype, run.accumulation, config.micro_batch
+            whole = config.sums_gradients(ranks.device, run.accumulation)
+            place = ranks.world_size, config.dtype, run.accumulation, config.micro_batch, whole
             print(run.plan.describe(run.train_blocks.num_blocks, *place, run.peak), flush=True)
         return
     checkpoint = first_checkpoint(run, ranks, arguments.resume, arguments.init_from)
