@@ -135,7 +135,8 @@ def test_memory_formula() -> None:
     import torch
 
     assert memory_per_rank(100, 1000, 2, torch.bfloat16, False) == 2 * 1100 + 14 * 100 / 2
-    assert memory_per_rank(100, 1000, 2, torch.bfloat16, True) == 2 * 1100 + 4 * 100 + 12 * 100 / 2
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, True) == 2 * 1100 + 4 * 100 + 14 * 100 / 2
+    assert memory_per_rank(100, 1000, 1, torch.bfloat16, True) == 2 * 1100 + 4 * 100 + 12 * 100
 
 
 def ds_config(folder: Path, **changes: object) -> Path:

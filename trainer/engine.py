@@ -29,6 +29,7 @@ from trainer.checkpoint import Checkpoint, Entry
 from trainer.gradients import Gradients
 from trainer.mlm import MaskedLanguageModel, build_model
 from trainer.recipe import Optimizer
+from trainer.shared_memory import shared_rows
 from trainer.stages import parameter_groups
 
 TESTED_DEEPSPEED = "0.19.8"
@@ -199,6 +200,7 @@ class StageEngine:
         self.check_trainable(train)
         self._frozen_sum = self.frozen_checksum()
         self._pending = 0
+        self._weights: list[list[torch.Tensor]] | None = None  # every rank's part of each group's, when all are on one host
         self._gradients = self._own_gradients() if config.sums_gradients(device, self.accumulation) else None
         self.traffic = Traffic()
 
@@ -224,6 +226,8 @@ class StageEngine:
         """Sums of our own in place of DeepSpeed's: its hooks would reduce every micro-batch."""
         for hook in self._zero._grad_acc_hooks:
             hook.remove()
+        if self.device.type == "cpu" and self.world_size > 1:
+            self._weights = shared_rows(self._zero.partition_size, self._zero.bit16_groups_flat[0].dtype)
         return Gradients(self._zero.bit16_groups, self._zero.partition_size, self._zero.reduce_bucket_size)
 
     @property
@@ -298,11 +302,17 @@ class StageEngine:
         zero.optimizer.step()  # the fused AdamW divides by grad_scale on its way
         for master in masters:
             master.grad = None
-        if self.world_size > 1:
+        if self._weights is None and self.world_size > 1:
             zero.update_lp_params()
-        else:  # nobody to gather from
-            for (weights,), master in zip(zero.parallel_partitioned_bit16_groups, masters, strict=True):
-                weights.data.copy_(master.data)
+            return
+        # Nobody to gather from, or all on one host: no network.
+        rows = self._weights or zero.parallel_partitioned_bit16_groups
+        for row, master in zip(rows, masters, strict=True):
+            row[dist.get_rank()].data.copy_(master.data)
+        if self._weights:
+            dist.barrier()
+            for flat, row in zip(zero.bit16_groups_flat, self._weights, strict=True):
+                torch.cat(row, out=flat.data)
 
     def set_learning_rate(self, rate: float) -> None:
         """For the next optimizer step."""
@@ -414,7 +424,7 @@ class StageEngine:
         self.traffic.close()
         if self._gradients:
             self._gradients.close()
-            self._gradients = None
+            self._gradients, self._weights = None, None
         engine, self._engine = self._engine, None
         engine.destroy()
         self.parameters, self._name_of = {}, {}

@@ -3,13 +3,18 @@
 DeepSpeed reduces after every micro-batch in the precision of the weights: with A micro-batches A times the traffic, and in bf16 a sum over
 ranks that is rounded to 8 bits. Here every micro-batch is added to an fp32 buffer, and once a step each rank gets the sum of its partition:
 as many bytes as one all-reduce in bf16, and the same numbers in the same order wherever a sample was computed. It costs a whole fp32
-gradient on every rank.
+gradient on every rank. Ranks of one host read each other's buffer in shared memory.
 """
 
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+
+from trainer.shared_memory import shared_rows
+
+_CACHED = 1 << 16
+"""Elements that are added at a time: they stay in the cache meanwhile."""
 
 
 class Gradients:
@@ -20,7 +25,13 @@ class Gradients:
         which may end in padding; bucket: elements that are reduced at a time."""
         self._world_size, self._bucket = dist.get_world_size(), bucket
         device = groups[0][0].device
-        self._flat = [torch.zeros(self._world_size, size, device=device) for size in partition_sizes]
+        self._rows = None  # of each group, every rank's buffer
+        if device.type == "cpu" and self._world_size > 1:
+            self._rows = shared_rows([self._world_size * size for size in partition_sizes], torch.float32)
+        if self._rows:
+            self._flat = [rows[dist.get_rank()].view(self._world_size, -1) for rows in self._rows]
+        else:
+            self._flat = [torch.zeros(self._world_size, size, device=device) for size in partition_sizes]
         self._sums: dict[torch.nn.Parameter, torch.Tensor] = {}
         for group, flat in zip(groups, self._flat, strict=True):
             offset = 0
@@ -43,13 +54,17 @@ class Gradients:
     @torch.no_grad()
     def reduce(self) -> tuple[list[torch.Tensor], int]:
         """This rank's partition (partition_size,) of the sum over ranks, for each group; valid until the next backward pass. And the bytes
-        that this rank sent. Collective."""
+        that this rank sent. Collective; another collective must follow before the next backward pass, when buffers are written that other
+        ranks read here."""
         for parameter, total in self._sums.items():
             if parameter not in self._begun:  # it took no part in this batch
                 total.zero_()
         self._begun.clear()
         mine = [flat[dist.get_rank()] for flat in self._flat]
         if self._world_size == 1:
+            return mine, 0
+        if self._rows:
+            self._add_shared(mine)
             return mine, 0
         sent = 0
         for flat, part in zip(self._flat, mine, strict=True):
@@ -58,6 +73,18 @@ class Gradients:
                 part[begin : begin + piece.shape[1]] = self._reduce_scatter(piece)
                 sent += 4 * (piece.numel() - piece.shape[1])
         return mine, sent
+
+    def _add_shared(self, mine: list[torch.Tensor]) -> None:
+        """Each rank reads its own partition in all buffers and writes it in its own, where the others do not read."""
+        dist.barrier()
+        rank = dist.get_rank()
+        for rows, part in zip(self._rows or [], mine, strict=True):
+            theirs = [row.view(self._world_size, -1)[rank] for row in rows]
+            for begin in range(0, len(part), _CACHED):
+                total = theirs[0][begin : begin + _CACHED].clone()
+                for other in theirs[1:]:
+                    total += other[begin : begin + _CACHED]
+                part[begin : begin + _CACHED] = total
 
     def _reduce_scatter(self, piece: torch.Tensor) -> torch.Tensor:
         """(ranks, n) of every rank -> (n,), the sum of the rows that have this rank's number."""

@@ -18,10 +18,12 @@ ASSUMED_MFU = 0.4  # of the measured matrix-multiplication peak; only the time e
 
 def memory_per_rank(num_trainable: int, num_frozen: int, world_size: int, dtype: torch.dtype, whole_gradient: bool) -> float:
     """Bytes of model state on one rank under ZeRO-2: weights in the compute precision; for what trains fp32 master and two Adam
-    moments, divided by the ranks; and its gradient, whole in fp32 (trainer/gradients.py), or DeepSpeed's in the compute precision, divided
-    likewise. Activations come on top."""
+    moments, divided by the ranks; and its gradient, whole in fp32 (trainer/gradients.py) with a place for this rank's new weights where
+    ranks share memory, or DeepSpeed's in the compute precision, divided likewise. Activations come on top."""
     weight = torch.empty(0, dtype=dtype).element_size()
-    gradient = 4 * num_trainable if whole_gradient else weight * num_trainable / world_size
+    gradient = weight * num_trainable / world_size
+    if whole_gradient:
+        gradient = 4 * num_trainable + (gradient if world_size > 1 else 0)
     return weight * (num_trainable + num_frozen) + gradient + 12 * num_trainable / world_size
 
 
