@@ -1,9 +1,9 @@
-# make quickstart | check | test | test-slow | test-faults | test-cluster | test-cluster-faults | test-gpu | bench.  Everything runs in .venv, which is made when it is missing.
+# make quickstart | check | test | test-slow | test-faults | test-cluster | test-cluster-faults | test-gpu | bench | results.  Everything runs in .venv, which is made when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := trainer data_tools tests recipes benchmarks setup.py
 
-.PHONY: install quickstart test test-slow test-faults test-cluster test-cluster-faults test-gpu bench check format clean
+.PHONY: install quickstart test test-slow test-faults test-cluster test-cluster-faults test-gpu bench results check format clean
 install: .venv/installed
 
 # Without a GPU, torch comes as the CPU build that constraints.txt pins. Of ours, trainer/cpp is compiled, where there is a C++ compiler. The seed
@@ -46,6 +46,10 @@ test-gpu: install
 CORPUS ?= corpora/bench
 bench: install
 	$(BIN)/python -m benchmarks.speed --corpus $(CORPUS)
+
+# The tables and pictures of docs/results.md from the committed records of benchmarks/evidence.py.
+results: install
+	$(BIN)/python benchmarks/evidence_report.py
 
 check: install
 	$(BIN)/ruff format --check $(SOURCES)

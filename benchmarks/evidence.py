@@ -33,6 +33,7 @@ class Cell:
     seed: int
     tokens: int
     klue: bool
+    variant: list[str]
     set: dict[str, Any]
     stages: list[dict[str, Any]]
 
@@ -80,8 +81,9 @@ def start(cell: Cell, recipe: str, arguments: argparse.Namespace) -> subprocess.
     cell.run.parent.mkdir(parents=True, exist_ok=True)
     if not (cell.run / "model" / "config.json").is_file():
         settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        program = ["-m", "benchmarks.variants", *cell.variant, "--"] if cell.variant else ["trainer/xpt.py"]
         command = [
-            "trainer/xpt.py", "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", str(arguments.corpus),
+            *program, "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", str(arguments.corpus),
             "--output-dir", str(cell.run), "--set", f"surgery.lexicon={arguments.lexicon}", *cell.overrides(settings),
         ]  # fmt: skip
     else:

@@ -26,9 +26,9 @@ RATES = {"25mbit": 25e6, "100mbit": 100e6, "400mbit": 400e6}
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 512}
 
 
-def bytes_per_step(trainable: int, ranks: int, reductions: int, element: int) -> float:
-    """What a rank sends: gradients are all-reduced (two rounds of a ring), updated parameters gathered (one)."""
-    return (2 * reductions + 1) * (ranks - 1) / ranks * element * trainable
+def bytes_per_step(trainable: int, ranks: int, element: int) -> float:
+    """What a rank sends: fp32 gradients are reduced and scattered, updated parameters gathered, each one round of a ring."""
+    return (4 + element) * (ranks - 1) / ranks * trainable
 
 
 def step_seconds(compute: float, sent: float, bits_per_second: float, hosts: int) -> float:
@@ -55,7 +55,7 @@ def predict() -> None:
         for hosts, gpus in ((1, 8), (2, 4), (2, 8), (4, 8), (8, 8)):
             ranks = hosts * gpus
             compute = tokens * flops / (ranks * PEAK * MFU)
-            sent = bytes_per_step(elements, ranks, 1, 2)
+            sent = bytes_per_step(elements, ranks, 2)
             line = f"{stage:<8}{f'{hosts} x {gpus}':>13}"
             for rate in NETWORKS.values():
                 seconds = step_seconds(compute, sent, rate, hosts)

@@ -11,6 +11,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,19 +38,24 @@ ROWS = [
     Row("minilm-stage2", "minilm", 128, "all", False, False, 2.2, 2.5, 4),
     Row("minilm-stage1", "minilm", 128, "adapt", False, False, 2.7, 3.2, 4),
     Row("minilm-stage1-frozen", "minilm", 128, "adapt", True, False, 2.0, 2.6, 4),
-    Row("minilm-stage2-compiled", "minilm", 128, "all", False, True, 2.2, 2.5, 4),
     Row("base-stage2", "base", 512, "all", False, False, 1.6, 2.0, 2),
     Row("base-stage1", "base", 512, "adapt", False, False, 1.8, 2.4, 2),
+    Row("minilm-stage2-compiled", "minilm", 128, "all", False, True, 2.2, 2.5, 4),
 ]
-# (ranks, threads of each)
-SPREADS = [(2, 1), (1, 2)]
+SPREADS = [(2, 1), (1, 2)]  # ranks, threads of each
+ATTENTIONS = {"ours": [""], "theirs": ["sdpa", "eager"]}  # theirs: transformers' default, and what may be faster on CPU
+Place = tuple[int, int, str]  # ranks, threads, attention
+MUST_SCALE, AIM_SCALE = 1.8, 1.9  # 2 ranks over 1
 
 
-def run(side: str, row: Row, corpus: str, ranks: int, threads: int, steps: int | None = None) -> dict[str, float]:
-    """One launch of one side: {tokens_per_second, ...} as its rank 0 prints it."""
+def run(side: str, row: Row, corpus: str, place: Place, steps: int | None = None, more: Sequence[str] = ()) -> dict[str, float]:
+    """One launch of one side: {tokens_per_second, ...} as its rank 0 prints it. more: arguments, which replace the row's."""
+    ranks, threads, attention = place
     words = ["--side", side, "--shape", row.shape, "--length", str(row.length), "--stage", row.stage, "--corpus", corpus,
              "--steps", str(steps or row.steps)]  # fmt: skip
+    words += ["--attention", attention] * bool(attention)
     words += ["--freeze"] * (side == "theirs" and row.theirs_freezes) + ["--compile"] * (side == "theirs" and row.compiled)
+    words += more
     launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_port=29611", "-m", SIDE, *words]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(launch, env=environment, capture_output=True, text=True)
@@ -61,22 +67,32 @@ def run(side: str, row: Row, corpus: str, ranks: int, threads: int, steps: int |
 
 
 def measure(row: Row, corpus: str, pairs: int, spreads: list[tuple[int, int]]) -> dict[str, object]:
-    """Both sides in their faster spread (one trial of each), then `pairs` pairs in alternation."""
-    trials = {
-        side: {spread: run(side, row, corpus, *spread, steps=2)["tokens_per_second"] if len(spreads) > 1 else 0 for spread in spreads}
-        for side in ("ours", "theirs")
-    }
-    best = {side: max(found, key=lambda spread, found=found: found[spread]) for side, found in trials.items()}
-    measured = [{side: run(side, row, corpus, *best[side]) for side in ("ours", "theirs")} for _ in range(pairs)]
+    """Both sides in their fastest place (one trial of each), then `pairs` pairs in alternation."""
+    trials: dict[str, dict[Place, float]] = {}
+    for side, attentions in ATTENTIONS.items():
+        places = [(*spread, attention) for spread in spreads for attention in attentions]
+        trials[side] = {place: run(side, row, corpus, place, steps=2)["tokens_per_second"] for place in places}
+    best = {side: max(found, key=lambda place, found=found: found[place]) for side, found in trials.items()}  # type: ignore[misc]
+    measured = [{side: run(side, row, corpus, best[side]) for side in ("ours", "theirs")} for _ in range(pairs)]
     rates = {side: [pair[side]["tokens_per_second"] for pair in measured] for side in ("ours", "theirs")}
     cpu = [pair["ours"]["tokens_per_cpu_second"] / pair["theirs"]["tokens_per_cpu_second"] for pair in measured]
     ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["theirs"], strict=True)]
     return {
         "row": row.name, "ratio": statistics.median(ratios), "must": row.must, "aim": row.aim, "ratios": ratios,
         "cpu_ratio": statistics.median(cpu), **rates,
-        "trials": {side: {f"{r}x{t}": rate for (r, t), rate in found.items()} for side, found in trials.items()},
-        "spread": {side: f"{r} ranks x {t} threads" for side, (r, t) in best.items()}, "pairs": measured, "machine": machine(),
+        "trials": {side: {f"{r}x{t} {a}".strip(): rate for (r, t, a), rate in found.items()} for side, found in trials.items()},
+        "place": {side: f"{r} ranks x {t} threads {a}".strip() for side, (r, t, a) in best.items()}, "pairs": measured,
+        "machine": machine(),
     }  # fmt: skip
+
+
+def measure_ranks(corpus: str, pairs: int) -> dict[str, object]:
+    """2 ranks of one thread over 1 rank of one thread."""
+    row = ROWS[0]
+    measured = [[run("ours", row, corpus, (ranks, 1, ""))["tokens_per_second"] for ranks in (1, 2)] for _ in range(pairs)]
+    ratios = [two / one for one, two in measured]
+    return {"row": "ranks", "ratio": statistics.median(ratios), "must": MUST_SCALE, "aim": AIM_SCALE, "ratios": ratios, "pairs": measured,
+            "machine": machine()}  # fmt: skip
 
 
 def machine() -> dict[str, str]:
@@ -114,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, help="a corpus of 32,000 pieces")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="these rows (default: all)")
+    parser.add_argument("--only", nargs="+", choices=[*(row.name for row in ROWS), "ranks"], help="these rows (default: all)")
     parser.add_argument("--spread", metavar="RANKSxTHREADS", help="for both sides, instead of the faster of 2x1 and 1x2")
     arguments = parser.parse_args()
     ranks, _, threads = (arguments.spread or "").partition("x")
@@ -131,6 +147,10 @@ def main() -> None:
             f"| {row.name} | {ours:,.0f} | {theirs:,.0f} | {result['ratio']:.2f} | {result['cpu_ratio']:.2f} | {row.must} | {row.aim} |",
             flush=True,
         )
+    if not arguments.only or "ranks" in arguments.only:
+        result = measure_ranks(arguments.corpus, arguments.pairs)
+        (RESULTS / "ranks.json").write_text(json.dumps(result, indent=1) + "\n")
+        print(f"2 ranks of one thread over 1: {result['ratio']:.2f} (must {MUST_SCALE}, aim {AIM_SCALE})", flush=True)
     picture()
 
 

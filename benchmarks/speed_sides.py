@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--vocab", type=int)
+    parser.add_argument("--attention", choices=("sdpa", "eager"), help="theirs")
     parser.add_argument("--freeze", action="store_true")
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
@@ -133,6 +134,7 @@ def theirs(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[lis
     blocks = [
         {"input_ids": row.tolist()} for row in tokens[: len(tokens) // arguments.length * arguments.length].reshape(-1, arguments.length)
     ]
+    config._attn_implementation = arguments.attention
     model = RobertaForMaskedLM(config)
     if arguments.freeze:
         for name, parameter in model.named_parameters():

@@ -62,6 +62,23 @@ def from_dictionary(languages: SimpleNamespace, folder: Path, lexicon: str) -> t
     )
 
 
+def test_anchors_need_no_lexicon(languages: SimpleNamespace) -> None:
+    """The map is learnt from pieces that both vocabularies have: here a third of the words, besides."""
+    shared = [number for number in range(TOPICS * WORDS) if number % 3]
+    pieces = ["▁" + spelling(number, "a" if number in set(shared) else "가") for number in range(TOPICS * WORDS)]
+    korean = tokenizer_of(ROLES, pieces)
+    rows, report = initial_embeddings("anchors", languages.seed, languages.english, korean, languages.corpus, None, 0.02, 0)
+    assert report["copied"] == len(shared) and report["lexicon_pairs"] == report["translated"] == 0
+    centre = languages.seed.mean(0)
+    words = torch.nn.functional.normalize(languages.seed[5 : 5 + TOPICS * WORDS] - centre, dim=1)
+    others = [number for number in range(TOPICS * WORDS) if number % 3 == 0]
+    nearest = (torch.nn.functional.normalize(rows[[5 + number for number in others]] - centre, dim=1) @ words.T).argmax(1)
+    right = sum(int(place) // WORDS == number // WORDS for place, number in zip(nearest, others, strict=True))
+    assert right > 0.5 * len(others), right  # chance: a twentieth
+    with pytest.raises(UserError, match="anchors: 5 of 5 pairs"):
+        initial_embeddings("anchors", languages.seed, languages.english, languages.korean, languages.corpus, None, 0.02, 0)
+
+
 def test_dictionary_puts_every_piece_where_it_belongs(languages: SimpleNamespace, tmp_path: Path) -> None:
     rows, report = from_dictionary(languages, tmp_path, languages.lexicon)
     seed, count = languages.seed, TOPICS * WORDS

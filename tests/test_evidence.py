@@ -40,7 +40,7 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
     monkeypatch.setattr(evidence, "RECORDS", tmp_path / "records")
     monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
-    cells = [evidence.Cell("t", name, 0, 4096, name == "klue", {}, []) for name in ("good", "bad", "klue")]
+    cells = [evidence.Cell("t", name, 0, 4096, name == "klue", [], {}, []) for name in ("good", "bad", "klue")]
     monkeypatch.setattr(evidence, "read_cells", lambda: ("recipe", cells))
     started = []
 

@@ -1,11 +1,11 @@
 """The first word embeddings of a new (Korean) vocabulary, made from those of an English seed model.
 
-Methods: `random` (the paper), `source-statistics`, `dictionary`. The last follows the idea of WECHSEL (Minixhofer, Paischer
+Methods: `random` (the paper), `source-statistics`, `dictionary`, `anchors`. `dictionary` follows the idea of WECHSEL (Minixhofer, Paischer
 and Rekabsaz, NAACL 2022), written anew: a Korean piece starts as a weighted mean of the English pieces that mean something
 similar. What means something similar is found with word vectors made in seconds from the corpus's own tokens, and a kernel ridge
 map from these into the seed's embedding space, learnt from a bilingual lexicon. Unlike WECHSEL no word vectors of the
 English side are needed, the seed's own embeddings take their place, and pieces that both vocabularies share (digits, Latin,
-punctuation) are copied.
+punctuation) are copied. `anchors` is for languages without a lexicon: it learns the map from those shared pieces.
 
 V: pieces of the new vocabulary, S: pieces of the seed's, H: hidden size, D: size of the static word vectors.
 """
@@ -41,6 +41,7 @@ NEIGHBOURS = 10
 TEMPERATURE = 0.1
 HELD_OUT = 10  # every tenth translated piece tells how good the map is
 FEWEST_PAIRS = 20  # a map learnt from fewer would be noise
+PARTS = ("neighbours", "translations", "copies")  # what rows are made of; benchmarks/variants.py leaves some out
 
 
 def initial_embeddings(
@@ -56,7 +57,8 @@ def initial_embeddings(
     """(V, H) fp32 embeddings of `tokenizer`'s pieces, and a report of where they come from.
 
     seed_embeddings: (S, H) fp32, rows in the order of `seed_tokenizer`'s ids. method: `random`, N(0, initializer_range);
-    `source-statistics`, N(mean, std) of each dimension of the seed's; `dictionary`, see the module, needs corpus and lexicon.
+    `source-statistics`, N(mean, std) of each dimension of the seed's; `dictionary` and `anchors`, see the module, need a
+    corpus, `dictionary` also a lexicon.
     Deterministic in its arguments. Raises UserError for a lexicon that is missing, malformed or of no use.
     """
     started = time.perf_counter()
@@ -73,7 +75,10 @@ def initial_embeddings(
             raise UserError("surgery.lexicon: embedding_init dictionary needs a file of english<TAB>korean lines, none was given")
         assert corpus is not None
         pairs = read_lexicon(lexicon)
-        rows, report = _from_dictionary(source, seed_tokenizer, tokenizer, corpus, pairs, lexicon, rng, seed)
+        rows, report = _from_map(source, seed_tokenizer, tokenizer, corpus, pairs, f"lexicon {lexicon}", rng, seed)
+    elif method == "anchors":
+        assert corpus is not None
+        rows, report = _from_map(source, seed_tokenizer, tokenizer, corpus, None, "surgery.embedding_init anchors", rng, seed)
     else:
         raise ValueError(f"unknown method of embedding initialisation {method!r}")
     report["seconds"] = round(time.perf_counter() - started, 2)
@@ -161,37 +166,40 @@ class Pieces:
         return self.ids.get((False, word))
 
 
-def _from_dictionary(
+def _from_map(
     source: np.ndarray,
     seed_tokenizer: PreTrainedTokenizerBase,
     tokenizer: PreTrainedTokenizerBase,
     corpus: "Corpus",
-    pairs: list[tuple[str, str]],
-    lexicon: Path,
+    pairs: list[tuple[str, str]] | None,
+    origin: str,
     rng: np.random.Generator,
     seed: int,
 ) -> tuple[np.ndarray, dict[str, Any]]:
+    """pairs: of a lexicon; without one the map is learnt from the pieces that both vocabularies have. origin: of the pairs, for people."""
     english, korean = Pieces.of(seed_tokenizer), Pieces.of(tokenizer)
     rows = _like_source(source, len(tokenizer), rng)
     specials = {number: english.special[role] for role, number in korean.special.items() if role in english.special}
     copies = {number: same for (initial, text), number in korean.ids.items() if (same := english.find(text, initial)) is not None}
-    translations = {number: meanings for number, meanings in _translations(pairs, english, korean).items() if number not in copies}
-    if len(translations) < FEWEST_PAIRS:
+    translations = {number: meanings for number, meanings in _translations(pairs or [], english, korean).items() if number not in copies}
+    anchors = translations if pairs is not None else {number: [same] for number, same in copies.items()}
+    if len(anchors) < FEWEST_PAIRS:
         raise UserError(
-            f"lexicon {lexicon}: {len(translations)} of its {len(pairs)} pairs are single pieces of both vocabularies, expected "
-            f"{FEWEST_PAIRS} or more; give a larger lexicon (english<TAB>korean) or use embedding_init source-statistics"
+            f"{origin}: {len(anchors)} of {len(copies) if pairs is None else len(pairs)} pairs are single pieces of both vocabularies, "
+            f"expected {FEWEST_PAIRS} or more; give a larger lexicon (english<TAB>korean) or use embedding_init source-statistics"
         )
     static, seen = static_vectors(corpus.split("train"), len(tokenizer), seed)
     centred = _unit(source - source.mean(axis=0))
     words = np.array(sorted(number for (initial, text), number in english.ids.items() if initial and text.isalpha() and len(text) > 1))
-    known = {number: meanings for number, meanings in translations.items() if seen[number]}
+    known = {number: meanings for number, meanings in anchors.items() if seen[number]}
     wanted = np.array(sorted(set(np.flatnonzero(seen)) - set(copies) - set(korean.special.values())))
-    similarity, nearest = _nearest(_map_into(centred, static, known)[wanted], centred[words], NEIGHBOURS)
-    rows[wanted] = _weighted_mean(similarity, nearest, source[words])
-    for number, meanings in translations.items():
+    if "neighbours" in PARTS:
+        similarity, nearest = _nearest(_map_into(centred, static, known)[wanted], centred[words], NEIGHBOURS)
+        rows[wanted] = _weighted_mean(similarity, nearest, source[words])
+    for number, meanings in translations.items() if "translations" in PARTS else ():
         direct = source[meanings].mean(axis=0)
-        rows[number] = (rows[number] + direct) / 2 if seen[number] else direct
-    for number, same in {**copies, **specials}.items():
+        rows[number] = (rows[number] + direct) / 2 if seen[number] and "neighbours" in PARTS else direct
+    for number, same in {**(copies if "copies" in PARTS else {}), **specials}.items():
         rows[number] = source[same]
     counts = {
         "special": len(specials),
@@ -202,7 +210,7 @@ def _from_dictionary(
     return rows, {
         **counts,
         "random": len(rows) - sum(counts.values()),
-        "lexicon_pairs": len(pairs),
+        "lexicon_pairs": len(pairs or []),
         "map": _quality_of_map(centred, static, known, words),
     }
 

@@ -26,7 +26,7 @@ class Surgery(_Settings):
     """Where an adaptation layer (ITL) stands: before the encoder, after it, both, nowhere."""
     itl_init: Literal["random", "near-identity"] = "random"
     """`near-identity` zeroes an ITL's two output projections; the paper's are random."""
-    embedding_init: Literal["random", "source-statistics", "dictionary"] = "random"
+    embedding_init: Literal["random", "source-statistics", "dictionary", "anchors"] = "random"
     lexicon: Path | None = None
     """English<TAB>Korean pairs; needed by `embedding_init: dictionary`."""
     output_bias_init: Literal["zeros", "unigram"] = "zeros"

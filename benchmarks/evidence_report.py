@@ -1,0 +1,130 @@
+"""Tables and pictures of docs/results.md from the records of benchmarks/evidence.py.   python benchmarks/evidence_report.py  (make results)
+
+Prints the tables; writes docs/evidence_*.png. Needs no runs, only benchmarks/results/evidence/*.json.
+"""
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+RECORDS, PICTURES = Path("benchmarks/results/evidence"), Path("docs")
+REFERENCE = "rates.xpt-2e-3-1e-3"
+"""The cell that tables of one change are compared with: everything as in `defaults`."""
+
+Record = dict[str, Any]
+
+
+def read_records() -> dict[str, list[Record]]:
+    """{TABLE.NAME: its seeds' records}."""
+    found = defaultdict(list)
+    for path in sorted(RECORDS.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found[f"{record['table']}.{record['name']}"].append(record)
+    return dict(found)
+
+
+def final(record: Record) -> float:
+    """Validation loss at the end."""
+    return float(record["curve"][-1][2])
+
+
+def loss_at(record: Record, tokens: float) -> float | None:
+    """The last validation loss within so many tokens."""
+    each = record["tokens"] / record["steps"]
+    within = [loss for step, _, loss in record["curve"] if step * each <= tokens]
+    return within[-1] if within else None
+
+
+def tokens_to_reach(record: Record, loss: float) -> float | None:
+    """Tokens at the first validation that is no worse, interpolated from the one before; None when there is none."""
+    each, before = record["tokens"] / record["steps"], None
+    for step, _, found in record["curve"]:
+        if found <= loss:
+            if before is None or before[1] == found:
+                return float(step * each)
+            share = (before[1] - loss) / (before[1] - found)
+            return float((before[0] + share * (step - before[0])) * each)
+        before = (step, found)
+    return None
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def table(name: str, records: dict[str, list[Record]]) -> str:
+    """Markdown, the best first. Rows of another budget than the reference have their loss within the reference's budget, too."""
+    rows = {label: found for label, found in records.items() if label.startswith(f"{name}.")}
+    if REFERENCE in records:
+        rows.setdefault(REFERENCE, records[REFERENCE])
+    budgets = {record["tokens"] for found in rows.values() for record in found}
+    shared = min(budgets)
+    scored = any("klue_re" in record for found in rows.values() for record in found)
+    head = [
+        name,
+        "seeds",
+        "tokens",
+        f"loss after {shared / 1e6:.1f}M tokens",
+        "final validation loss",
+        "perplexity",
+        *["micro-F1"] * scored,
+    ]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    order = sorted(rows.items(), key=lambda item: statistics.mean(loss_at(record, shared) or math.inf for record in item[1]))
+    for label, found in order:
+        shown = label.split(".", 1)[1] if label != REFERENCE or name == "rates" else "(as in the other tables)"
+        losses = [final(record) for record in found]
+        early = [loss for record in found if (loss := loss_at(record, shared)) is not None]
+        line = f"| {shown} | {len(found)} | {found[0]['tokens'] / 1e6:.1f}M | {spread(early)} | {spread(losses)} | "
+        line += f"{math.exp(statistics.mean(losses)):,.1f} |"
+        if scored:
+            scores = [record["klue_re"]["micro_f1"] for record in found if "klue_re" in record]
+            line += f" {spread(scores) if scores else '-'} |"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
+    """Validation loss against tokens, a line a cell, its seeds' range shaded."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for label, found in sorted(records.items()):
+        if not label.startswith(f"{name}."):
+            continue
+        each = found[0]["tokens"] / found[0]["steps"]
+        steps = sorted(set.intersection(*({point[0] for point in record["curve"]} for record in found)))
+        losses = [[next(point[2] for point in record["curve"] if point[0] == step) for record in found] for step in steps]
+        places = [max(step, 1) * each / 1e6 for step in steps]
+        (line,) = axes.plot(places, [statistics.mean(several) for several in losses], label=label.split(".", 1)[1])
+        if len(found) > 1:
+            axes.fill_between(places, [min(s) for s in losses], [max(s) for s in losses], color=line.get_color(), alpha=0.25)
+    axes.set_xscale("log")
+    axes.set_xlabel("million tokens seen")
+    axes.set_ylabel("validation loss")
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(PICTURES / f"evidence_{name}.png", dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    records = read_records()
+    for name in dict.fromkeys(label.split(".")[0] for label in records):
+        print(table(name, records) + "\n")
+        draw_curves(name, records)
+    both = [records.get(f"main.{arm}", []) for arm in ("xpt", "scratch")]
+    for xpt, scratch in zip(*both, strict=False):
+        needed = tokens_to_reach(xpt, final(scratch))
+        factor = "never" if needed is None else f"{needed / 1e6:.2f}M tokens, a {scratch['tokens'] / needed:.0f}th"
+        print(f"seed {xpt['seed']}: xpt reaches scratch's final loss of {final(scratch):.3f} after {factor}")
+
+
+if __name__ == "__main__":
+    main()
