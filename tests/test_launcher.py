@@ -1,0 +1,58 @@
+"""How a process was launched: told from the command above it, here a stand-in for `deepspeed` that starts two ranks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_tools.errors import UserError
+from trainer.launcher import check_mpi, read_hostfile
+
+DEEPSPEED = """
+import subprocess, sys
+check = "from data_tools.errors import run_command; from trainer.launcher import check_launch; run_command(lambda: check_launch(2))"
+sys.exit(subprocess.run([sys.executable, "-c", check]).returncode)
+"""
+
+
+def start(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    (folder / "deepspeed").write_text(DEEPSPEED)
+    words = [sys.executable, str(folder / "deepspeed"), *options, "trainer/xpt.py", "--hostfile", "of the script"]
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hostfile", "two"], ""),
+        (["--hostfile", "missing"], "error: --hostfile missing: no such file"),
+        (["--hostfile=missing"], "error: --hostfile missing: no such file"),
+        (["-H", "four"], "error: --hostfile four has 4 slots, but 2 rank(s) were started"),
+        (["--hostfile", "four", "--include", "a"], ""),
+        (["--hostfile", "broken"], "error: hostfile broken, line 1: expected `NAME slots=NUMBER`, found 'a 2'"),
+        ([], ""),
+    ],
+)
+def test_fewer_ranks_than_asked_for_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    (tmp_path / "two").write_text("# a lab\na slots=1\n\nb slots=1\n")
+    (tmp_path / "four").write_text("a slots=2\nb slots=2\n")
+    (tmp_path / "broken").write_text("a 2\n")
+    done = start(tmp_path, *options)
+    told = done.stderr.replace(f"{tmp_path}/", "")
+    assert done.returncode == (2 if message else 0) and message in told and "Traceback" not in told, done.stderr
+
+
+def test_hostfiles_with_a_host_twice_or_none_are_refused(tmp_path: Path) -> None:
+    for text, wrong in (("a slots=1\na slots=2\n", "line 2: a stands there twice"), ("# nothing\n", "no host in it")):
+        (tmp_path / "hosts").write_text(text)
+        with pytest.raises(UserError, match=wrong):
+            read_hostfile(tmp_path / "hosts")
+
+
+def test_mpi_of_another_size_is_refused() -> None:
+    check_mpi({"OMPI_COMM_WORLD_SIZE": "2"}, 2)
+    check_mpi({}, 1)
+    with pytest.raises(UserError, match="mpirun started 4 rank"):
+        check_mpi({"PMI_SIZE": "4"}, 1)
