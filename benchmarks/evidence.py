@@ -1,7 +1,7 @@
 """The experiments of benchmarks/evidence.yaml: unattended, going on after a kill; small records, no weights.
 
-    python benchmarks/evidence.py list                                        # what is done, under way, to do
-    python benchmarks/evidence.py run --corpus corpora/kowiki --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
+    python -m benchmarks.evidence list                                        # what is done, under way, to do
+    python -m benchmarks.evidence run --corpus corpora/kowiki --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
 
 A cell's record, benchmarks/results/evidence/TABLE.NAME.SEED.json, is written (and with --commit committed) when the cell ends; a recorded
 cell is skipped. At the end of --minutes, or asked to end, this program asks what runs to stop and save; it goes on at the next call.
@@ -10,6 +10,7 @@ cell is skipped. At the end of --minutes, or asked to end, this program asks wha
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,19 +21,21 @@ from typing import Any
 
 import yaml
 
+from benchmarks.probes import probe
+
 TABLE = Path("benchmarks/evidence.yaml")
 RECORDS, RUNS = Path("benchmarks/results/evidence"), Path("runs/evidence")
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One post-training run."""
+    """One post-training run. klue: shares of its tokens after which the model is fine-tuned."""
 
     table: str
     name: str
     seed: int
     tokens: int
-    klue: bool
+    klue: list[float]
     variant: list[str]
     set: dict[str, Any]
     stages: list[dict[str, Any]]
@@ -60,7 +63,9 @@ class Cell:
             done += share
             kept = {key: value for key, value in stage.items() if key != "share"}
             rows.append({"schedule": "linear", **kept, "steps": own, "warmup_steps": own // 10})
-        every = {"every.evaluate": max(1, steps // 20), "every.checkpoint": max(1, steps // 5), "seed": self.seed}
+        every = {"every.evaluate": max(1, steps // 20), "every.checkpoint": max(1, steps // 8), "seed": self.seed}
+        if self.klue:
+            every["keep_every"] = steps // 8
         values = {**every, **self.set, "stages": rows}
         return [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=9999).splitlines()[0]}" for key, value in values.items()]
 
@@ -77,7 +82,7 @@ def read_cells(path: Path = TABLE) -> tuple[str, list[Cell]]:
 
 
 def start(cell: Cell, recipe: str, arguments: argparse.Namespace) -> subprocess.Popen:
-    """The next process that the cell needs: post-training, and then, where it is asked for, fine-tuning."""
+    """The next process that the cell needs: post-training, and then, where it is asked for, fine-tuning after each share."""
     cell.run.parent.mkdir(parents=True, exist_ok=True)
     if not (cell.run / "model" / "config.json").is_file():
         settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
@@ -87,34 +92,53 @@ def start(cell: Cell, recipe: str, arguments: argparse.Namespace) -> subprocess.
             "--output-dir", str(cell.run), "--set", f"surgery.lexicon={arguments.lexicon}", *cell.overrides(settings),
         ]  # fmt: skip
     else:
+        share = next(share for share in cell.klue if not fine_tuned(cell, share).is_file())
         train, dev = (next(arguments.klue.glob(f"*{name}*.json")) for name in ("train", "dev"))
         command = [
-            "trainer/klue_re.py", "train", "--model", str(cell.run / "model"), "--train-file", str(train), "--eval-file", str(dev),
-            "--recipe", "recipes/klue_re_official.yaml", "--learning-rate", "2e-4", "--seed", str(cell.seed),
-            "--output-dir", str(cell.run / "klue_re"),
+            "trainer/klue_re.py", "train", "--model", str(export(cell, share, arguments.corpus)), "--train-file", str(train),
+            "--eval-file", str(dev), "--recipe", "recipes/klue_re_official.yaml", "--learning-rate", "2e-4", "--seed", str(cell.seed),
+            "--output-dir", str(fine_tuned(cell, share).parent),
         ]  # fmt: skip
     with open(f"{cell.run}.log", "a", encoding="utf-8") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
         return subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
+def fine_tuned(cell: Cell, share: float) -> Path:
+    return cell.run / f"klue_re-{share}" / "report.json"
+
+
+def export(cell: Cell, share: float, corpus: Path) -> Path:
+    """The model after that share of the steps, as a folder."""
+    if share == 1:
+        return cell.run / "model"
+    steps = max(int(path.name.removeprefix("step-")) for path in (cell.run / "checkpoints").glob("step-*[0-9]"))
+    folder = cell.run / f"model-{share}"
+    words = ["-m", "trainer.export", "--checkpoint", str(cell.run / "checkpoints" / f"step-{round(share * steps)}")]
+    if not (folder / "config.json").is_file():
+        subprocess.run([sys.executable, *words, "--corpus", str(corpus), "--output-dir", str(folder)], check=True)
+    return folder
+
+
 def finished(cell: Cell) -> bool:
-    return (cell.run / ("klue_re/report.json" if cell.klue else "model/config.json")).is_file()
+    return (cell.run / "model" / "config.json").is_file() and all(fine_tuned(cell, share).is_file() for share in cell.klue)
 
 
-def keep(cell: Cell, commit: bool) -> None:
-    """Write the cell's record from its run folder."""
+def keep(cell: Cell, arguments: argparse.Namespace) -> None:
+    """Write the cell's record from its run folder, and remove the checkpoints, which are large."""
     rows = [json.loads(line) for line in (cell.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
     curve = [[row["step"], row["stage"], round(row["valid_loss"], 5)] for row in rows if "valid_loss" in row]
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     record = {**asdict(cell), "commit": revision, "steps": rows[-1]["step"], "tokens_per_second": speeds[len(speeds) // 2], "curve": curve}
-    if cell.klue:
-        report = json.loads((cell.run / "klue_re" / "report.json").read_text(encoding="utf-8"))
-        record["klue_re"] = {key: report[key] for key in ("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds")}
+    figures = ("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds")
+    reports = {share: json.loads(fine_tuned(cell, share).read_text(encoding="utf-8")) for share in cell.klue}
+    record["klue_re"] = [{"tokens": share * cell.tokens, **{key: report[key] for key in figures}} for share, report in reports.items()]
+    record["probes"] = probe(cell.run, arguments.lexicon)
     RECORDS.mkdir(parents=True, exist_ok=True)
-    cell.record.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    if commit:
+    cell.record.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.rmtree(cell.run / "checkpoints", ignore_errors=True)
+    if arguments.commit:
         subprocess.run(["git", "add", str(cell.record)], check=True)
         subprocess.run(["git", "commit", "--quiet", "--message", f"Record of {cell.label}", "--", str(cell.record)], check=True)
 
@@ -137,7 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
         while left and len(running) < arguments.jobs:
             cell = left.pop(0)
             if finished(cell):
-                keep(cell, arguments.commit)
+                keep(cell, arguments)
                 continue
             running[cell] = start(cell, recipe, arguments)
             print(f"{time.strftime('%H:%M')} {cell.label}: started; {len(left)} more to do", flush=True)
@@ -150,7 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
                 failed += 1
                 print(f"{cell.label}: failed with status {process.returncode}; see {cell.run}.log", flush=True)
             elif finished(cell):
-                keep(cell, arguments.commit)
+                keep(cell, arguments)
                 print(f"{time.strftime('%H:%M')} {cell.label}: done", flush=True)
             elif not ending:
                 left.insert(0, cell)  # post-trained; now the fine-tuning

@@ -62,7 +62,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         rows.setdefault(REFERENCE, records[REFERENCE])
     budgets = {record["tokens"] for found in rows.values() for record in found}
     shared = min(budgets)
-    scored = any("klue_re" in record for found in rows.values() for record in found)
+    scored = any(record["klue_re"] for found in rows.values() for record in found)
     head = [
         name,
         "seeds",
@@ -81,7 +81,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         line = f"| {shown} | {len(found)} | {found[0]['tokens'] / 1e6:.1f}M | {spread(early)} | {spread(losses)} | "
         line += f"{math.exp(statistics.mean(losses)):,.1f} |"
         if scored:
-            scores = [record["klue_re"]["micro_f1"] for record in found if "klue_re" in record]
+            scores = [record["klue_re"][-1]["micro_f1"] for record in found if record["klue_re"]]
             line += f" {spread(scores) if scores else '-'} |"
         lines.append(line)
     return "\n".join(lines)

@@ -53,6 +53,11 @@ def main() -> None:
     }
     for name, work in rows.items():
         print(f"| {name.strip()} | {best(work):.2f} |", flush=True)
+    wide, narrow, large = half(HIDDEN, INNER), half(INNER, HIDDEN), torch.randn(50_000_000)
+    target = torch.empty_like(large)
+    for name, work in {f"{HIDDEN} x {INNER}": lambda: y @ wide, f"{INNER} x {HIDDEN}": lambda: inner @ narrow}.items():
+        print(f"multiplication {TOKENS} x {name}: {2e-9 * TOKENS * HIDDEN * INNER / best(work):.2f} TFLOP/s")
+    print(f"copy of 200 MB: {8e-6 * len(large) / best(lambda: target.copy_(large)):.1f} GB/s, read and written")
 
 
 if __name__ == "__main__":

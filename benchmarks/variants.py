@@ -3,11 +3,13 @@
     python -m benchmarks.variants CHANGE [CHANGE ...] -- ARGUMENTS_OF_XPT
 parts=A+B        rows are made of these only: neighbours, translations, copies
 lexicon=N        N of the translated pieces, drawn once, nested: the 300 are among the 1,000
+holdout=N        without every N-th translated piece (benchmarks/probes.py asks for them)
 static=N         static vectors from N tokens
 map=procrustes   an orthogonal map instead of the kernel ridge, or map=ridge, a linear one
 """
 
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 
 from trainer import embedding_init
+from trainer.embedding_init import Pieces
 from trainer.ranks import run_on_ranks
 from trainer.xpt import main as post_train
 
@@ -34,14 +37,14 @@ def linear_map(kind: str) -> Any:
     return map_into
 
 
-def fewer(count: int) -> Any:
-    """A replacement of embedding_init._translations that keeps `count` pieces."""
+def fewer(chosen: Callable[[list[int]], Iterable[int]]) -> Any:
+    """A replacement of embedding_init._translations that keeps what `chosen` takes of the sorted pieces that are no copies."""
     every = embedding_init._translations
 
-    def translations(*arguments: Any) -> dict[int, list[int]]:
-        found = every(*arguments)
-        order = np.random.default_rng(0).permutation(sorted(found))
-        return {int(number): found[int(number)] for number in sorted(order[:count])}
+    def translations(pairs: Any, english: Pieces, korean: Pieces) -> dict[int, list[int]]:
+        found = every(pairs, english, korean)
+        copies = {number for (initial, text), number in korean.ids.items() if english.find(text, initial) is not None}
+        return {int(number): found[int(number)] for number in chosen(sorted(set(found) - copies))}
 
     return translations
 
@@ -52,7 +55,9 @@ def apply(change: str) -> None:
     if key == "parts":
         embedding_init.PARTS = tuple(value.split("+"))
     elif key == "lexicon":
-        embedding_init._translations = fewer(int(value))
+        embedding_init._translations = fewer(lambda pieces: sorted(np.random.default_rng(0).permutation(pieces)[: int(value)]))
+    elif key == "holdout":
+        embedding_init._translations = fewer(lambda pieces: [number for place, number in enumerate(pieces) if place % int(value)])
     elif key == "static":
         embedding_init.STATIC_TOKENS = int(value)
         embedding_init.STRETCH = min(embedding_init.STRETCH, int(value) // 16)

@@ -2,16 +2,13 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks import evidence
 from trainer.recipe import load_recipe
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-import evidence
 
 
 def test_every_cell_is_a_recipe_with_its_number_of_tokens() -> None:
@@ -40,7 +37,7 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
     monkeypatch.setattr(evidence, "RECORDS", tmp_path / "records")
     monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
-    cells = [evidence.Cell("t", name, 0, 4096, name == "klue", [], {}, []) for name in ("good", "bad", "klue")]
+    cells = [evidence.Cell("t", name, 0, 4096, [0.5, 1.0] if name == "klue" else [], [], {}, []) for name in ("good", "bad", "klue")]
     monkeypatch.setattr(evidence, "read_cells", lambda: ("recipe", cells))
     started = []
 
@@ -50,23 +47,30 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
         if cell.name == "bad":
             return Stub(1)
         if (cell.run / "model" / "config.json").is_file():  # post-trained: now KLUE-RE
-            (cell.run / "klue_re").mkdir()
+            share = next(share for share in cell.klue if not evidence.fine_tuned(cell, share).is_file())
+            evidence.fine_tuned(cell, share).parent.mkdir()
             scores = dict.fromkeys(("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds"), 1)
-            (cell.run / "klue_re" / "report.json").write_text(json.dumps(scores))
+            evidence.fine_tuned(cell, share).write_text(json.dumps(scores))
         (cell.run / "model" / "config.json").write_text("{}")
         row = {"step": 1, "stage": "all", "valid_loss": 7.5, "tokens_per_second": 3.0}
         (cell.run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
         return Stub(0)
 
     monkeypatch.setattr(evidence, "start", start)
-    arguments = argparse.Namespace(only="", minutes=1, jobs=2, commit=False)
-    assert evidence.run(arguments) == 1 and sorted(started) == ["bad", "good", "klue", "klue"]
+    monkeypatch.setattr(evidence, "probe", lambda run, lexicon: {})
+    arguments = argparse.Namespace(only="", minutes=1, jobs=2, lexicon=None, commit=False)
+    assert evidence.run(arguments) == 1 and sorted(started) == ["bad", "good", "klue", "klue", "klue"]
     record = json.loads(cells[2].record.read_text())
-    assert record["curve"] == [[1, "all", 7.5]] and record["klue_re"]["micro_f1"] == 1 and not cells[1].record.exists()
+    assert (
+        record["curve"] == [[1, "all", 7.5]]
+        and [row["tokens"] for row in record["klue_re"]] == [2048, 4096]
+        and record["klue_re"][0]["micro_f1"] == 1
+        and not cells[1].record.exists()
+    )
     started.clear()
     assert evidence.run(arguments) == 1 and started == ["bad"]
     monkeypatch.setattr(evidence, "start", lambda cell, recipe, arguments: started.append(cell.name) or Stub(None))
-    assert evidence.run(argparse.Namespace(only="", minutes=0, jobs=2, commit=False)) == 0 and started == ["bad"]
+    assert evidence.run(argparse.Namespace(only="", minutes=0, jobs=2, lexicon=None, commit=False)) == 0 and started == ["bad"]
 
 
 @pytest.mark.parametrize("only", ["itl", "main.xpt"])
@@ -76,5 +80,5 @@ def test_a_part_of_the_table_can_be_run(only, monkeypatch, tmp_path) -> None:
     started = []
     monkeypatch.setattr(evidence, "start", lambda cell, recipe, arguments: started.append(cell.label) or Stub(1))
     monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
-    evidence.run(argparse.Namespace(only=only, minutes=1, jobs=2, commit=False))
+    evidence.run(argparse.Namespace(only=only, minutes=1, jobs=2, lexicon=None, commit=False))
     assert started and all(label.startswith(only) for label in started)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from data_tools.errors import UserError
 from data_tools.mmididx import IndexedDataset
@@ -34,6 +35,11 @@ class SpecialIds:
     mask: int
     count: int
     vocab_size: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "SpecialIds":
+        roles = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id)
+        return cls(*roles, max(tokenizer.all_special_ids) + 1, len(tokenizer))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError
 from trainer.installation import installed
+from trainer.storage import nearest_folder
 from trainer.surgery import load_seed_config
 
 
@@ -21,7 +22,7 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
     import torch  # takes seconds, and may be what is broken
 
     pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    place = next(folder for folder in (Path(asked["run"]).absolute(), *Path(asked["run"]).absolute().parents) if folder.is_dir())
+    place = nearest_folder(Path(asked["run"]))
     address = address_towards(asked["master"])
     found: dict[str, Any] = {
         **installed(), "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],

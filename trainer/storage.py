@@ -18,13 +18,18 @@ PIECE = 1 << 24
 """Bytes sent at a time."""
 
 
+def nearest_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
 class Storage:
     """The file systems that a run folder lies on."""
 
     def __init__(self, run: Path, ranks: Ranks) -> None:
         """Collective. Writes an empty file into `run`, or the nearest folder above that exists, and removes it again."""
         self._run, self._ranks = run, ranks
-        place = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.is_dir())
+        place = nearest_folder(run)
         token = ranks.gather(uuid.uuid4().hex)[0]
         mine = place / f".seen-{token}-{ranks.rank}"
         failure = None

@@ -137,10 +137,7 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
             f"corpus {recipe.corpus}: its tokenizer has {len(tokenizer)} pieces, its manifest says {corpus.vocab_size}; prepare it anew"
         )
     planned = Plan.of(recipe, tokenizer)
-    special = SpecialIds(
-        tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id, max(tokenizer.all_special_ids) + 1,
-        corpus.vocab_size,
-    )  # fmt: skip
+    special = SpecialIds.of(tokenizer)
     packing = PACKINGS[recipe.packing]
     train, valid = (
         packing(corpus.split(name), recipe.sequence_length, special, recipe.masking, recipe.seed) for name in ("train", "valid")

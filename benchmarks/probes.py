@@ -1,0 +1,91 @@
+"""What post-training changed in a model: how far layers moved, what is near to what, whether words find their translations.
+
+    python -m benchmarks.probes RUN LEXICON        # prints JSON; RUN holds checkpoints/step-0 and the last one
+
+* movement: of each layer, |after - before| / |before| over its weight matrices (Frobenius).
+* retrieval: for every tenth translated Korean piece (in the order of ids; benchmarks/variants.py holdout=10 keeps them out of the
+  initialisation), how often a translation is among the 1 and the 10 nearest English words, by cosine between its embedding and those of the
+  seed, both centred; before and after.
+* neighbours: the nearest Korean pieces of some frequent ones, before and after.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from trainer.architecture import architecture_of
+from trainer.checkpoint import Checkpoint, checkpoint_paths
+from trainer.embedding_init import HELD_OUT, Pieces, _translations, _unit, read_lexicon
+from trainer.stages import split_parts
+from trainer.surgery import load_seed
+
+SHOWN, SKIPPED = 12, 200  # pieces that are shown; the most frequent ones before them are endings and signs
+
+
+def weights(checkpoint: Checkpoint, names: list[str]) -> list[np.ndarray]:
+    return [value.float().numpy().copy() for _, value, _ in checkpoint.entries(names)]
+
+
+def movement(before: Checkpoint, after: Checkpoint) -> dict[str, float]:
+    """{layer or part: relative distance}."""
+    config = after.state["model_config"]
+    itl = after.state["recipe"]["surgery"]["itl"]
+    parts = split_parts(after.shapes, architecture_of(config), config["num_hidden_layers"], itl)
+    groups = {"itl": parts.itl, **{f"layer {n}": names for n, names in enumerate(parts.layers)}}
+    found = {}
+    for label, names in groups.items():
+        matrices = [name for name in names if len(after.shapes[name]) == 2]
+        if matrices:
+            old, new = weights(before, matrices), weights(after, matrices)
+            far = sum(float(((a - b) ** 2).sum()) for a, b in zip(old, new, strict=True))
+            found[label] = round((far / sum(float((a**2).sum()) for a in old)) ** 0.5, 4)
+    return found
+
+
+def retrieval(rows: np.ndarray, seed: Any, korean: Pieces, lexicon: Path) -> dict[str, float]:
+    """top1, top10: shares of the held-out pieces."""
+    english = Pieces.of(seed.tokenizer)
+    source = seed.weights[seed.architecture.word_embeddings].float().numpy()
+    words = np.array(sorted(number for (initial, text), number in english.ids.items() if initial and text.isalpha() and len(text) > 1))
+    copies = {number for (initial, text), number in korean.ids.items() if english.find(text, initial) is not None}
+    translated = {
+        piece: meanings for piece, meanings in _translations(read_lexicon(lexicon), english, korean).items() if piece not in copies
+    }
+    held_out = sorted(translated)[::HELD_OUT]
+    similarity = _unit(rows - rows.mean(0))[held_out] @ _unit(source - source.mean(0))[words].T
+    nearest = words[np.argsort(-similarity, axis=1)[:, :10]]
+    hits = np.array([np.isin(row, translated[piece]) for piece, row in zip(held_out, nearest, strict=True)])
+    return {"held_out": len(held_out), "top1": round(float(hits[:, 0].mean()), 4), "top10": round(float(hits.any(axis=1).mean()), 4)}
+
+
+def neighbours(rows: np.ndarray, korean: Pieces) -> dict[str, list[str]]:
+    """Of the first words of two syllables or more; SentencePiece orders ids by frequency."""
+    texts = {number: text for (initial, text), number in korean.ids.items() if initial and len(text) > 1 and "가" <= text[0] <= "힣"}
+    numbers = sorted(texts)
+    unit = _unit(rows - rows.mean(0))[numbers]
+    asked = range(SKIPPED, SKIPPED + SHOWN)
+    nearest = np.argsort(-(unit[SKIPPED : SKIPPED + SHOWN] @ unit.T), axis=1)[:, 1:6]
+    return {texts[numbers[place]]: [texts[numbers[other]] for other in row] for place, row in zip(asked, nearest, strict=True)}
+
+
+def probe(run: Path, lexicon: Path) -> dict[str, Any]:
+    """All of it. run: with its first and its last checkpoint."""
+    paths = {int(path.name.removeprefix("step-")): path for path in checkpoint_paths(run)}
+    before, after = (Checkpoint.open(paths[step], verify=False) for step in (min(paths), max(paths)))
+    recipe = after.state["recipe"]
+    seed, tokenizer = load_seed(recipe["seed_model"]), AutoTokenizer.from_pretrained(run / "model")
+    korean = Pieces.of(tokenizer)
+    tables = [weights(checkpoint, [seed.architecture.word_embeddings])[0] for checkpoint in (before, after)]
+    return {
+        "movement": movement(before, after),
+        "retrieval": {when: retrieval(rows, seed, korean, lexicon) for when, rows in zip(("before", "after"), tables, strict=True)},
+        "neighbours": {when: neighbours(rows, korean) for when, rows in zip(("before", "after"), tables, strict=True)},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(probe(Path(sys.argv[1]), Path(sys.argv[2])), ensure_ascii=False, indent=1))
