@@ -1,11 +1,14 @@
 """The batches: packing against a plain re-reading of the stream, masks against their distribution, order against coverage."""
 
+from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, RobertaConfig
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForMaskedLM, BertConfig, RobertaConfig
+from transformers.masking_utils import flash_attention_mask
 
 from data_tools.errors import UserError
 from trainer.blocks import PACKINGS, ContiguousBlocks, MaskedBatch, SentenceBlocks, SpecialIds, best_fit, samples_of
@@ -159,3 +162,34 @@ def test_masks_change_with_the_epoch_and_the_seed() -> None:
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(UserError, match="less than one block"):
         ContiguousBlocks(make_split(documents=1), 512, SPECIAL, Masking(), 0)
+
+
+def attend_by_hand(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float, **given: Any
+) -> Any:
+    """What flash attention for variable lengths computes, a sequence at a time. query, key, value: (1, heads, all tokens, width)."""
+    assert mask is None and torch.equal(given["cu_seq_lens_q"], given["cu_seq_lens_k"])
+    places = given["cu_seq_lens_q"].tolist()
+    assert given["max_length_q"] == given["max_length_k"] == max(b - a for a, b in pairwise(places)) and places[-1] == query.shape[2]
+    parts = [
+        (query[:, :, a:b] @ key[:, :, a:b].transpose(2, 3) * scaling).softmax(-1) @ value[:, :, a:b] for a, b in pairwise(places)
+    ]  # fmt: skip
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+@pytest.mark.parametrize("kind", [BertConfig, RobertaConfig])
+def test_flash_attention_is_given_what_the_mask_says(kind: type[BertConfig] | type[RobertaConfig]) -> None:
+    """The GPU's way to keep sentences apart, with the kernel replaced by a plain one."""
+    AttentionInterface.register("by_hand", attend_by_hand)
+    AttentionMaskInterface.register("by_hand", flash_attention_mask)
+    config = kind(vocab_size=1000, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, pad_token_id=1)
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(config, attn_implementation="eager").eval()
+    masked = MaskedLanguageModel(model)
+    masked._forward = None  # transformers' own pass
+    batch = SentenceBlocks(make_split(), 32, SPECIAL, Masking(), 0).training(np.arange(4))
+    with torch.no_grad():
+        expected = masked.loss(batch, torch.device("cpu"))
+        model.set_attn_implementation("by_hand")
+        masked._flash = True
+        assert torch.allclose(masked.loss(batch, torch.device("cpu")), expected, rtol=1e-5)

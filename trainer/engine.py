@@ -51,6 +51,8 @@ class DeepSpeedConfig:
     settings: dict[str, Any]
     micro_batch: int
     dtype: torch.dtype
+    compiles: bool = False
+    """`"compile": true`, ours: torch.compile of the encoder, on GPUs only."""
 
     @classmethod
     def load(cls, path: Path) -> "DeepSpeedConfig":
@@ -78,7 +80,7 @@ class DeepSpeedConfig:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[half[0]] if half else torch.float32
         if stage == 1 and half == ["bf16"]:
             raise UserError(f"ds_config {path}: DeepSpeed has another optimizer for bf16 under ZeRO-1; zero_optimization.stage must be 2")
-        return cls(settings, micro_batch, dtype)
+        return cls(settings, micro_batch, dtype, bool(settings.pop("compile", False)))
 
     def sums_gradients(self, device: torch.device, accumulation: int) -> bool:
         """Whether trainer/gradients.py sums the gradients. On a GPU with a single micro-batch DeepSpeed reduces once as well, while the
@@ -219,6 +221,8 @@ class StageEngine:
             "gradient_clipping": optimizer.gradient_clipping,
             "steps_per_print": None,
         }
+        if config.compiles and self.device.type == "cuda":  # fixed shapes; the head's change with every batch. Not run on a GPU
+            model.base_model.compile()
         engine, *_ = deepspeed.initialize(model=MaskedLanguageModel(model), optimizer=adamw, config=settings, dist_init_required=False)
         return engine
 
