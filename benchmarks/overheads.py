@@ -50,7 +50,6 @@ def inside() -> None:
     xpt.validate = timed(xpt.validate, found["validate"])
     xpt.Journal.record = timed(xpt.Journal.record, found["record"])  # type: ignore[method-assign]
     xpt.Saver.save = timed(xpt.Saver.save, found["save"])  # type: ignore[method-assign]
-    sys.argv.pop(1)
 
     def main() -> None:
         xpt.main()
@@ -66,7 +65,7 @@ def launch(corpus: str, folder: Path, recipe: str) -> dict[str, list[float]]:
     words = [
         str(Path(sys.executable).with_name("deepspeed")), "--hostfile", "hostfiles/localhost", "--no_ssh_check",
         "--master_addr", "127.0.0.1",
-        "benchmarks/overheads.py", "inside", "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", corpus,
+        "benchmarks/overheads.py", "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", corpus,
         "--output-dir", str(folder / "run"), "--set", f"stages={stages}", "surgery.embedding_init=random", "validation_blocks=1024",
         f"every.evaluate={EVERY}", f"every.checkpoint={EVERY}", "every.log=10",
     ]  # fmt: skip
@@ -93,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    inside() if sys.argv[1] == "inside" else main()
+    inside() if "MEASURED" in os.environ else main()
