@@ -75,7 +75,7 @@ def test_anchors_need_no_lexicon(languages: SimpleNamespace) -> None:
     nearest = (torch.nn.functional.normalize(rows[[5 + number for number in others]] - centre, dim=1) @ words.T).argmax(1)
     right = sum(int(place) // WORDS == number // WORDS for place, number in zip(nearest, others, strict=True))
     assert right > 0.5 * len(others), right  # chance: a twentieth
-    with pytest.raises(UserError, match="anchors: 5 of 5 pairs"):
+    with pytest.raises(UserError, match="anchors: 5 of the 5 shared pieces"):
         initial_embeddings("anchors", languages.seed, languages.english, languages.korean, languages.corpus, None, 0.02, 0)
 
 

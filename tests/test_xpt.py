@@ -192,7 +192,9 @@ def test_weights_that_compute_otherwise_than_they_did_are_not_trained_on(finishe
     last = tmp_path / "run" / "checkpoints" / "step-72"
     state, files = (json.loads((last / name).read_text()) for name in ("state.json", "complete.json"))
     records = state["parameters"]
-    first, second = (next(name for name in records if name.endswith(f"layer.2.output.LayerNorm.{kind}")) for kind in ("weight", "bias"))
+    # Of the head: what a layer of so small a model computes hardly shows in its loss.
+    head = [name for name in records if "head" in name or name.startswith("cls")]
+    first, second = (next(name for name in head if name.lower().endswith(f"norm.{kind}")) for kind in ("weight", "bias"))
     assert records[first]["file"] == records[second]["file"]
     path = last / f"weights-{records[first]['file']}.safetensors"
     weights = load_file(path)

@@ -184,9 +184,10 @@ def _from_map(
     translations = {number: meanings for number, meanings in _translations(pairs or [], english, korean).items() if number not in copies}
     anchors = translations if pairs is not None else {number: [same] for number, same in copies.items()}
     if len(anchors) < FEWEST_PAIRS:
+        given = f"the {len(copies)} shared pieces" if pairs is None else f"its {len(pairs)} pairs"
         raise UserError(
-            f"{origin}: {len(anchors)} of {len(copies) if pairs is None else len(pairs)} pairs are single pieces of both vocabularies, "
-            f"expected {FEWEST_PAIRS} or more; give a larger lexicon (english<TAB>korean) or use embedding_init source-statistics"
+            f"{origin}: {len(anchors)} of {given} are single pieces of both vocabularies, expected {FEWEST_PAIRS} or more; "
+            "give a larger lexicon (english<TAB>korean) or use embedding_init source-statistics"
         )
     static, seen = static_vectors(corpus.split("train"), len(tokenizer), seed)
     centred = _unit(source - source.mean(axis=0))
