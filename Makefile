@@ -42,7 +42,7 @@ test-cluster-faults: install
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu -rs tests/test_gpu.py
 
-# Half an hour on 2 idle cores. The corpus must have 32,000 pieces.
+# Three quarters of an hour on 2 idle cores. The corpus must have 32,000 pieces.
 CORPUS ?= corpora/bench
 bench: install
 	$(BIN)/python -m benchmarks.speed --corpus $(CORPUS)

@@ -50,12 +50,9 @@ def retrieval(rows: np.ndarray, seed: Any, korean: Pieces, lexicon: Path) -> dic
     """top1, top10: shares of the held-out pieces."""
     english = Pieces.of(seed.tokenizer)
     source = seed.weights[seed.architecture.word_embeddings].float().numpy()
-    words = np.array(sorted(number for (initial, text), number in english.ids.items() if initial and text.isalpha() and len(text) > 1))
-    copies = {number for (initial, text), number in korean.ids.items() if english.find(text, initial) is not None}
-    translated = {
-        piece: meanings for piece, meanings in _translations(read_lexicon(lexicon), english, korean).items() if piece not in copies
-    }
-    held_out = sorted(translated)[::HELD_OUT]
+    words = english.words()
+    translated = _translations(read_lexicon(lexicon), english, korean)
+    held_out = sorted(set(translated) - set(korean.shared_with(english)))[::HELD_OUT]
     similarity = _unit(rows - rows.mean(0))[held_out] @ _unit(source - source.mean(0))[words].T
     nearest = words[np.argsort(-similarity, axis=1)[:, :10]]
     hits = np.array([np.isin(row, translated[piece]) for piece, row in zip(held_out, nearest, strict=True)])

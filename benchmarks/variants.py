@@ -43,8 +43,7 @@ def fewer(chosen: Callable[[list[int]], Iterable[int]]) -> Any:
 
     def translations(pairs: Any, english: Pieces, korean: Pieces) -> dict[int, list[int]]:
         found = every(pairs, english, korean)
-        copies = {number for (initial, text), number in korean.ids.items() if english.find(text, initial) is not None}
-        return {int(number): found[int(number)] for number in chosen(sorted(set(found) - copies))}
+        return {int(number): found[int(number)] for number in chosen(sorted(set(found) - set(korean.shared_with(english))))}
 
     return translations
 

@@ -12,6 +12,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -120,9 +121,7 @@ def ask(host: str, asked: dict[str, Any]) -> dict[str, Any]:
                 "problem": f"ssh does not reach it without a password ({reason})",
                 "remedy": f"ssh-copy-id {host}, then try: ssh {host} true",
             }
-        with subprocess.Popen([*SSH, host, "date +%s.%N"], stdout=subprocess.PIPE, text=True) as there:
-            assert there.stdout
-            skew = float(there.stdout.readline()) - time.time()  # at once when it comes: late by no more than the way back
+        skew = clock_ahead(host)
         done = subprocess.run(remote(host, {}, ["-m", "trainer.host", json.dumps(asked)]), capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired as error:
         return {"problem": f"no answer within {error.timeout:g} s", "remedy": "look at its load and its network"}
@@ -133,6 +132,21 @@ def ask(host: str, asked: dict[str, Any]) -> dict[str, Any]:
                 "remedy": f"this repository must be at {os.getcwd()}, its environment at {sys.prefix}, as here"}  # fmt: skip
     options = subprocess.run(["ssh", "-G", host], capture_output=True, text=True).stdout
     return {**found, "skew": skew, "keepalive": "serveraliveinterval 0" not in options}
+
+
+def clock_ahead(host: str) -> float:
+    """Seconds that its clock is ahead of ours, less the way back. Raises TimeoutExpired when it does not say."""
+    words = [*SSH, host, "date +%s.%N"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as there:
+        assert there.stdout
+        impatience = threading.Timer(30, there.kill)
+        impatience.start()
+        line = there.stdout.readline()
+        now = time.time()  # at once when the line comes: the connection's end takes its time
+        impatience.cancel()
+    if not line:
+        raise subprocess.TimeoutExpired(words, 30)
+    return float(line) - now
 
 
 def judge_hosts(hosts: dict[str, dict[str, Any]], slots: dict[str, int], findings: Findings) -> None:

@@ -158,6 +158,14 @@ class Pieces:
                 return self.ids[place, text]
         return None
 
+    def shared_with(self, other: "Pieces") -> dict[int, int]:
+        """Id here -> id there, of the pieces that `other` has too."""
+        return {number: same for (initial, text), number in self.ids.items() if (same := other.find(text, initial)) is not None}
+
+    def words(self) -> np.ndarray:
+        """(W,) sorted ids of the pieces that are words of two letters or more."""
+        return np.array(sorted(number for (initial, text), number in self.ids.items() if initial and text.isalpha() and len(text) > 1))
+
     def find_word(self, word: str) -> int | None:
         """Id of the piece for a lower-case word; names stand in a cased vocabulary with a capital only."""
         for spelling in (word, word.capitalize(), word.upper()):
@@ -180,7 +188,7 @@ def _from_map(
     english, korean = Pieces.of(seed_tokenizer), Pieces.of(tokenizer)
     rows = _like_source(source, len(tokenizer), rng)
     specials = {number: english.special[role] for role, number in korean.special.items() if role in english.special}
-    copies = {number: same for (initial, text), number in korean.ids.items() if (same := english.find(text, initial)) is not None}
+    copies = korean.shared_with(english)
     translations = {number: meanings for number, meanings in _translations(pairs or [], english, korean).items() if number not in copies}
     anchors = translations if pairs is not None else {number: [same] for number, same in copies.items()}
     if len(anchors) < FEWEST_PAIRS:
@@ -191,7 +199,7 @@ def _from_map(
         )
     static, seen = static_vectors(corpus.split("train"), len(tokenizer), seed)
     centred = _unit(source - source.mean(axis=0))
-    words = np.array(sorted(number for (initial, text), number in english.ids.items() if initial and text.isalpha() and len(text) > 1))
+    words = english.words()
     known = {number: meanings for number, meanings in anchors.items() if seen[number]}
     wanted = np.array(sorted(set(np.flatnonzero(seen)) - set(copies) - set(korean.special.values())))
     if "neighbours" in PARTS:

@@ -66,10 +66,10 @@ class Gradients:
         if self._rows:
             self._add_shared(mine)
             return mine, 0
-        sent = 0
+        sent, width = 0, max(1, self._bucket // self._world_size)
         for flat, part in zip(self._flat, mine, strict=True):
-            for begin in range(0, len(part), max(1, self._bucket // self._world_size)):
-                piece = flat[:, begin : begin + max(1, self._bucket // self._world_size)].contiguous()
+            for begin in range(0, len(part), width):
+                piece = flat[:, begin : begin + width].contiguous()
                 part[begin : begin + piece.shape[1]] = self._reduce_scatter(piece)
                 sent += 4 * (piece.numel() - piece.shape[1])
         return mine, sent

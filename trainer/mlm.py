@@ -43,15 +43,14 @@ class MaskedLanguageModel(nn.Module):
             return self._forward.loss(input_ids, positions, selected, labels, segments, self.model.training)
         if segments is not None and self._flash:
             hidden = self._of_separate(input_ids, positions, segments)
-            logits = self._head(hidden[selected])
-            return functional.cross_entropy(logits.float(), labels, reduction="sum")
-        attention = None  # blocks are full
-        if segments is not None:
-            apart = segments[:, None, :, None] != segments[:, None, None, :]  # (B, 1, L, L)
-            dtype = next(self._base.parameters()).dtype
-            attention = torch.zeros(apart.shape, dtype=dtype, device=apart.device).masked_fill_(apart, torch.finfo(dtype).min)
-        hidden = self._base(input_ids=input_ids, position_ids=positions, attention_mask=attention).last_hidden_state  # (B, L, H)
-        logits = self._head(hidden.flatten(0, 1)[selected])  # (M, V)
+        else:
+            attention = None  # blocks are full
+            if segments is not None:
+                apart = segments[:, None, :, None] != segments[:, None, None, :]  # (B, 1, L, L)
+                dtype = next(self._base.parameters()).dtype
+                attention = torch.zeros(apart.shape, dtype=dtype, device=apart.device).masked_fill_(apart, torch.finfo(dtype).min)
+            hidden = self._base(input_ids=input_ids, position_ids=positions, attention_mask=attention).last_hidden_state.flatten(0, 1)
+        logits = self._head(hidden[selected])  # (B*L, H) -> (M, V)
         return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
     def _of_separate(self, input_ids: torch.Tensor, positions: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
