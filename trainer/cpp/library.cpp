@@ -124,8 +124,10 @@ void attend(long batch, long length, long heads, long width, const void* qkv, co
     });
 }
 
-#ifdef WITH_AMX
+#if defined(WITH_AMX)
 typedef Amx HalfEngine;
+#elif defined(WITH_PAIRS)
+typedef Pairs HalfEngine;
 #else
 typedef Portable HalfEngine;
 #endif
@@ -153,6 +155,9 @@ int xpt_runs_here() {
 #endif
 #ifdef __AVX512BW__
     if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq")) return 0;
+#endif
+#ifdef __AVX512BF16__
+    if (!__builtin_cpu_supports("avx512bf16")) return 0;
 #endif
 #ifdef WITH_AMX
     constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // Linux's asm/prctl.h
@@ -233,10 +238,10 @@ void xpt_transpose(long rows, long columns, const uint16_t* x, uint16_t* out, lo
         for (long i0 = first * 32; i0 < std::min(rows, last * 32); i0 += 32)
             for (long j0 = 0; j0 < columns; j0 += 32) {
                 const long height = std::min(32L, rows - i0), width = std::min(32L, columns - j0);
-#ifdef WITH_AMX
+#ifdef WITH_PAIRS
                 if (width == 32 && height == 32) {
                     alignas(64) bf16 turned[32 * 32];
-                    Amx::transpose((const bf16*)x + i0 * columns + j0, columns, 32, 32, turned);
+                    Pairs::transpose((const bf16*)x + i0 * columns + j0, columns, 32, 32, turned);
                     for (long j = 0; j < 32; j++) memcpy(out + (j0 + j) * stride + i0, turned + j * 32, 64);
                     continue;
                 }

@@ -1,4 +1,4 @@
-// Matrix multiplication of small blocks that lie in the cache, and of large matrices by such blocks.
+// Matrix multiplication of small blocks that lie in the cache.
 //
 // C (m, n) = A (m, k) B (k, n), sums in float. A is row-major; B is packed first, from its rows or from those of its transpose.
 // Sizes of blocks are multiples of 32; callers pad with zeros.
@@ -7,9 +7,12 @@
 
 #include "vectors.h"
 
-#if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512BW__)
-#define WITH_AMX 1
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define WITH_PAIRS 1
 #include <immintrin.h>
+#if defined(__AMX_BF16__) && defined(__AMX_TILE__)
+#define WITH_AMX 1
+#endif
 #endif
 
 inline long padded(long n) { return (n + 31) / 32 * 32; }
@@ -52,22 +55,15 @@ struct Portable {
     }
 };
 
-#ifdef WITH_AMX
-// Intel's matrix unit: bfloat16 tiles of 16 rows x 64 bytes. Packed B: tiles of 16 pairs of rows x 16 columns, the two numbers of a pair
-// side by side; first all tiles of columns 0 to 15, then of 16 to 31, and so on.
-struct Amx {
+#ifdef WITH_PAIRS
+// AVX512-BF16: two bfloat16 products are added to a float at a time. Packed B: tiles of 16 pairs of rows x 16 columns, the two numbers of
+// a pair side by side; first all tiles of columns 0 to 15, then of 16 to 31, and so on.
+struct Pairs {
     typedef bf16 Element;
     static constexpr long TILE = 512;  // elements
 
-    static void begin() {
-        struct {
-            uint8_t palette = 1, start_row = 0, reserved[14] = {};
-            uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-        } shape;
-        _tile_loadconfig(&shape);
-    }
-    static void end() { _tile_release(); }
+    static void begin() {}
+    static void end() {}
 
     // 16 rows of 16 words each, transposed.
     static void transpose_words(__m512i r[16]) {
@@ -110,23 +106,22 @@ struct Amx {
         for (long i = 0; i < 16; i++) _mm512_storeu_si512(tile + i * 32, r[i]);
     }
 
-    // Row blocks first to last - 1 (32 rows each) of B; what is beyond k and n becomes zeros. Along the rows, as the memory likes it.
-    static void pack_rows(const bf16* b, long ld, long k, long n, bf16* packed, long first, long last) {
+    // What is beyond k and n becomes zeros. Along the rows, as the memory likes it.
+    static void pack_rows(const bf16* b, long ld, long k, long n, bf16* packed) {
         const long depth = padded(k) / 32;
         __m512i r[16];
-        for (long i = first; i < last; i++)
+        for (long i = 0; i < depth; i++)
             for (long j = 0; j < n; j += 16) {
                 pairs(b + i * 32 * ld + j, ld, k - i * 32, n - j, r);
                 put(packed + (j / 16 * depth + i) * TILE, r);
             }
     }
-    static void pack_rows(const bf16* b, long ld, long k, long n, bf16* packed) { pack_rows(b, ld, k, n, packed, 0, padded(k) / 32); }
 
     // The same from B's transpose (n, k), by blocks of 16 columns of B.
-    static void pack_transposed(const bf16* bt, long ld, long k, long n, bf16* packed, long first, long last) {
+    static void pack_transposed(const bf16* bt, long ld, long k, long n, bf16* packed) {
         const long depth = padded(k) / 32;
         __m512i r[16];
-        for (long j = first; j < last; j++)
+        for (long j = 0; j < (n + 15) / 16; j++)
             for (long i = 0; i < depth; i++) {
                 const __mmask32 inside = k - i * 32 >= 32 ? 0xffffffffu : (1u << (k - i * 32)) - 1;
                 for (long l = 0; l < 16; l++)
@@ -135,7 +130,6 @@ struct Amx {
                 put(packed + (j * depth + i) * TILE, r);
             }
     }
-    static void pack_transposed(const bf16* bt, long ld, long k, long n, bf16* packed) { pack_transposed(bt, ld, k, n, packed, 0, (n + 15) / 16); }
 
     // (k, m) -> (m, k), rows of the result padded with zeros
     static void transpose(const bf16* a, long ld, long k, long m, bf16* out) {
@@ -147,6 +141,46 @@ struct Amx {
                 for (long l = 0; l < 16; l++) _mm512_storeu_si512(out + (i + l) * padded(k) + j, r[l]);
             }
     }
+
+    static void multiply(long m, long n, long k, const bf16* a, long lda, const bf16* packed, float* c, long ldc, bool accumulate) {
+        constexpr long HEIGHT = 8;  // 16 sums stay in registers
+        for (long j = 0; j < n; j += 32) {
+            const bf16 *left = packed + j * k, *right = left + 16 * k;
+            for (long i = 0; i < m; i += HEIGHT) {
+                __m512 sums[HEIGHT][2];
+                for (long r = 0; r < HEIGHT; r++)
+                    for (long s = 0; s < 2; s++)
+                        sums[r][s] = accumulate ? _mm512_loadu_ps(c + (i + r) * ldc + j + s * 16) : _mm512_setzero_ps();
+                for (long l = 0; l < k; l += 2) {
+                    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(left + l * 16), b1 = (__m512bh)_mm512_loadu_si512(right + l * 16);
+                    for (long r = 0; r < HEIGHT; r++) {
+                        int32_t pair;
+                        memcpy(&pair, a + (i + r) * lda + l, sizeof pair);
+                        const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+                        sums[r][0] = _mm512_dpbf16_ps(sums[r][0], x, b0);
+                        sums[r][1] = _mm512_dpbf16_ps(sums[r][1], x, b1);
+                    }
+                }
+                for (long r = 0; r < HEIGHT; r++)
+                    for (long s = 0; s < 2; s++) _mm512_storeu_ps(c + (i + r) * ldc + j + s * 16, sums[r][s]);
+            }
+        }
+    }
+};
+#endif
+
+#ifdef WITH_AMX
+// Intel's matrix unit, by tiles of 16 rows x 64 bytes.
+struct Amx : Pairs {
+    static void begin() {
+        struct {
+            uint8_t palette = 1, start_row = 0, reserved[14] = {};
+            uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+        } shape;
+        _tile_loadconfig(&shape);
+    }
+    static void end() { _tile_release(); }
 
     // 32 rows of A, in bytes: from row to row, from one 32 columns to the next, from the first 16 rows to the other 16. depth: k / 32.
     static void block(const bf16* a, long row, long step, long half, const bf16* b0, const bf16* b1, long depth, float* c, long ldc,
