@@ -1,7 +1,7 @@
 """The experiments of benchmarks/evidence.yaml: unattended, going on after a kill; small records, no weights.
 
     python -m benchmarks.evidence list                                        # what is done, under way, to do
-    python -m benchmarks.evidence run --corpus corpora/kowiki --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
+    python -m benchmarks.evidence run --corpus corpora/clean --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
 
 A cell's record, benchmarks/results/evidence/TABLE.NAME.SEED.json, is written (and with --commit committed) when the cell ends; a recorded
 cell is skipped. At the end of --minutes, or asked to end, this program asks what runs to stop and save; it goes on at the next call.
@@ -29,13 +29,14 @@ RECORDS, RUNS = Path("benchmarks/results/evidence"), Path("runs/evidence")
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One post-training run. klue: shares of its tokens after which the model is fine-tuned."""
+    """One post-training run; benchmarks/evidence.yaml says what each entry is."""
 
     table: str
     name: str
     seed: int
     tokens: int
     klue: list[float]
+    text: str
     variant: list[str]
     set: dict[str, Any]
     stages: list[dict[str, Any]]
@@ -52,6 +53,10 @@ class Cell:
     def run(self) -> Path:
         return RUNS / self.label
 
+    def corpus(self, whole: Path) -> Path:
+        """Its text: the whole corpus, or the part of it that stands beside it."""
+        return whole.with_name(whole.name + self.text)
+
     def overrides(self, recipe: dict[str, Any]) -> list[str]:
         """--set arguments: the stages with their steps, and the cell's own settings."""
         batch = self.set.get("global_batch_size", recipe["global_batch_size"])
@@ -63,41 +68,43 @@ class Cell:
             done += share
             kept = {key: value for key, value in stage.items() if key != "share"}
             rows.append({"schedule": "linear", **kept, "steps": own, "warmup_steps": own // 10})
-        every = {"every.evaluate": max(1, steps // 20), "every.checkpoint": max(1, steps // 8), "seed": self.seed}
+        every = {"every.evaluate": max(64, steps // 40), "every.checkpoint": max(1, steps // 8), "seed": self.seed}
         if self.klue:
             every["keep_every"] = steps // 8
         values = {**every, **self.set, "stages": rows}
         return [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=9999).splitlines()[0]}" for key, value in values.items()]
 
 
-def read_cells(path: Path = TABLE) -> tuple[str, list[Cell]]:
-    """(recipe, cells in their order)."""
+def read_cells(path: Path = TABLE) -> tuple[dict[str, Any], list[Cell]]:
+    """(the file, cells in their order)."""
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     cells = []
     for table, rows in given["tables"].items():
         for name, row in rows.items():
             settings = {**given["defaults"], **row}
             cells += [Cell(table, name, seed, **{k: v for k, v in settings.items() if k != "seeds"}) for seed in settings["seeds"]]
-    return given["recipe"], cells
+    return given, cells
 
 
-def start(cell: Cell, recipe: str, arguments: argparse.Namespace) -> subprocess.Popen:
+def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> subprocess.Popen:
     """The next process that the cell needs: post-training, and then, where it is asked for, fine-tuning after each share."""
     cell.run.parent.mkdir(parents=True, exist_ok=True)
     if not (cell.run / "model" / "config.json").is_file():
+        recipe = given["recipe"]
         settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
         program = ["-m", "benchmarks.variants", *cell.variant, "--"] if cell.variant else ["trainer/xpt.py"]
+        if arguments.ranks > 1:
+            program = ["-m", "torch.distributed.run", "--master_port=29617", f"--nproc_per_node={arguments.ranks}", *program]
         command = [
-            *program, "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", str(arguments.corpus),
+            *program, "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", str(cell.corpus(arguments.corpus)),
             "--output-dir", str(cell.run), "--set", f"surgery.lexicon={arguments.lexicon}", *cell.overrides(settings),
         ]  # fmt: skip
     else:
         share = next(share for share in cell.klue if not fine_tuned(cell, share).is_file())
         train, dev = (next(arguments.klue.glob(f"*{name}*.json")) for name in ("train", "dev"))
         command = [
-            "trainer/klue_re.py", "train", "--model", str(export(cell, share, arguments.corpus)), "--train-file", str(train),
-            "--eval-file", str(dev), "--recipe", "recipes/klue_re_official.yaml", "--learning-rate", "2e-4", "--seed", str(cell.seed),
-            "--output-dir", str(fine_tuned(cell, share).parent),
+            "trainer/klue_re.py", "train", "--model", str(export(cell, share, cell.corpus(arguments.corpus))), "--train-file", str(train),
+            "--eval-file", str(dev), *given["fine_tuning"], "--seed", str(cell.seed), "--output-dir", str(fine_tuned(cell, share).parent),
         ]  # fmt: skip
     with open(f"{cell.run}.log", "a", encoding="utf-8") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
@@ -145,7 +152,7 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run what is left; returns how many cells failed."""
-    recipe, cells = read_cells()
+    given, cells = read_cells()
     left = [cell for cell in cells if not cell.record.is_file() and (not arguments.only or cell.label.startswith(arguments.only))]
     deadline = time.monotonic() + 60 * arguments.minutes
     asked: list[int] = []
@@ -163,7 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
             if finished(cell):
                 keep(cell, arguments)
                 continue
-            running[cell] = start(cell, recipe, arguments)
+            running[cell] = start(cell, given, arguments)
             print(f"{time.strftime('%H:%M')} {cell.label}: started; {len(left)} more to do", flush=True)
         time.sleep(2)
         for cell, process in list(running.items()):
@@ -199,7 +206,8 @@ def main() -> None:
     runner.add_argument("--lexicon", type=Path, required=True)
     runner.add_argument("--only", default="", help="cells whose label begins so")
     runner.add_argument("--minutes", type=float, default=100)
-    runner.add_argument("--jobs", type=int, default=2, help="cells at a time, of one thread each")
+    runner.add_argument("--jobs", type=int, default=2, help="cells at a time")
+    runner.add_argument("--ranks", type=int, default=1, help="of each post-training, of one thread each")
     runner.add_argument("--commit", action="store_true", help="commit each record as its cell ends")
     arguments = parser.parse_args()
     if arguments.command == "list":

@@ -10,6 +10,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import ttest_ind
+
 RECORDS, PICTURES = Path("benchmarks/results/evidence"), Path("docs")
 REFERENCE = "rates.xpt-2e-3-1e-3"
 """The cell that tables of one change are compared with: everything as in `defaults`."""
@@ -51,8 +53,9 @@ def tokens_to_reach(record: Record, loss: float) -> float | None:
     return None
 
 
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+def spread(values: list[float], digits: int = 3) -> str:
+    """Mean and, of several, standard deviation."""
+    return f"{statistics.mean(values):.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def table(name: str, records: dict[str, list[Record]]) -> str:
@@ -82,7 +85,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         line += f"{math.exp(statistics.mean(losses)):,.1f} |"
         if scored:
             scores = [record["klue_re"][-1]["micro_f1"] for record in found if record["klue_re"]]
-            line += f" {spread(scores) if scores else '-'} |"
+            line += f" {spread(scores, 2) if scores else '-'} |"
         lines.append(line)
     return "\n".join(lines)
 
@@ -114,16 +117,83 @@ def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
     pyplot.close(figure)
 
 
+def draw_scores(arms: list[list[Record]]) -> None:
+    """Micro-F1 of the main result against tokens: a point a seed, a line through the means."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 4))
+    for found in arms:
+        points = [(row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"]]
+        places = sorted({place for place, _ in points})
+        means = [statistics.mean(score for place, score in points if place == at) for at in places]
+        (line,) = axes.plot(places, means, label=found[0]["name"])
+        axes.plot(*zip(*points, strict=True), "o", color=line.get_color(), markersize=4)
+    axes.set_xscale("log")
+    axes.set_xlabel("million tokens seen")
+    axes.set_ylabel("KLUE-RE micro-F1")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(PICTURES / "evidence_scores.png", dpi=110)
+    pyplot.close(figure)
+
+
+def scores_table(records: dict[str, list[Record]]) -> str:
+    """KLUE-RE micro-F1 after so many tokens, of every cell that was fine-tuned."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for label, seeds in records.items():
+        for record in seeds:
+            for row in record["klue_re"]:
+                found.setdefault(label, defaultdict(list))[row["tokens"]].append(row["micro_f1"])
+    places = sorted({tokens for points in found.values() for tokens in points})
+    lines = [
+        "| KLUE-RE micro-F1 | " + " | ".join(f"{tokens / 1e6:.1f}M tokens" for tokens in places) + " |",
+        "|---" * (len(places) + 1) + "|",
+    ]
+    for label, points in found.items():
+        lines.append(f"| {label} | " + " | ".join(spread(points[tokens], 2) if tokens in points else "-" for tokens in places) + " |")
+    return "\n".join(lines)
+
+
+def difference(one: list[float], other: list[float]) -> str:
+    """Of the means, with its 95 % interval over seeds (Welch's t)."""
+    interval = ttest_ind(one, other, equal_var=False).confidence_interval()
+    return f"{statistics.mean(one) - statistics.mean(other):+.2f} (95 % {interval.low:+.2f} to {interval.high:+.2f})"
+
+
+def probes_tables(record: Record) -> str:
+    """How far layers moved, whether words find their translations, what is near to what; of one run."""
+    probes = record["probes"]
+    lines = [f"| | {' | '.join(probes['movement'])} |", "|---" * (len(probes["movement"]) + 1) + "|"]
+    lines.append("| moved by | " + " | ".join(f"{share:.2f}" for share in probes["movement"].values()) + " |\n")
+    lines += ["| translations of held-out words | nearest | among 10 nearest |", "|---|---|---|"]
+    lines += [f"| {when} | {found['top1']:.1%} | {found['top10']:.1%} |" for when, found in probes["retrieval"].items()]
+    lines += ["", "| piece | nearest before | nearest after |", "|---|---|---|"]
+    before, after = probes["neighbours"]["before"], probes["neighbours"]["after"]
+    lines += [f"| {piece} | {', '.join(before[piece])} | {', '.join(after[piece])} |" for piece in before]
+    return "\n".join(lines)
+
+
 def main() -> None:
     records = read_records()
     for name in dict.fromkeys(label.split(".")[0] for label in records):
         print(table(name, records) + "\n")
         draw_curves(name, records)
+    if any(record["klue_re"] for seeds in records.values() for record in seeds):
+        print(scores_table(records) + "\n")
     both = [records.get(f"main.{arm}", []) for arm in ("xpt", "scratch")]
     for xpt, scratch in zip(*both, strict=False):
         needed = tokens_to_reach(xpt, final(scratch))
         factor = "never" if needed is None else f"{needed / 1e6:.2f}M tokens, a {scratch['tokens'] / needed:.0f}th"
         print(f"seed {xpt['seed']}: xpt reaches scratch's final loss of {final(scratch):.3f} after {factor}")
+    if min(map(len, both)) > 1:
+        draw_scores(both)
+        print("final validation loss, xpt - scratch: " + difference(*([final(record) for record in arm] for arm in both)))
+        print("micro-F1, xpt - scratch: " + difference(*([record["klue_re"][-1]["micro_f1"] for record in arm] for arm in both)))
+    for label in dict.fromkeys(label for label in (REFERENCE, "initialisation.holdout", "main.xpt") if label in records):
+        print(f"\n{label}\n\n" + probes_tables(records[label][0]))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,7 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
     if ranks.is_main:
         shutil.rmtree(folder)
     corpus = Corpus.open(arguments.corpus)
-    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
-    special = SpecialIds(
-        tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id,
-        max(tokenizer.all_special_ids) + 1, config.vocab_size,
-    )  # fmt: skip
+    special = replace(SpecialIds.of(AutoTokenizer.from_pretrained(corpus.tokenizer_dir)), vocab_size=config.vocab_size)
     text = ContiguousBlocks(corpus.split("train"), arguments.length, special, Masking(), 0)
     seconds: list[float] = []
     cpu_seconds: list[float] = []
@@ -105,6 +102,10 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
         begin, cpu = time.perf_counter(), time.process_time()
         samples = samples_of(step, blocks, micro, engine.accumulation, ranks.rank, ranks.world_size)
         batches = [text.training(numbers) for numbers in samples]
+        if arguments.vocab:  # smaller than the corpus's: its ids are folded
+            batches = [
+                replace(batch, input_ids=batch.input_ids % arguments.vocab, labels=batch.labels % arguments.vocab) for batch in batches
+            ]
         reading += (time.perf_counter() - begin) * (step >= WARM_UP)
         num_selected = ranks.sum(sum(len(batch.labels) for batch in batches))[0]
         engine.set_learning_rate(1e-4)

@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 
 from tests.test_checkpoint import DAMAGES
-from tests.test_xpt import RECIPE, ROOT, command, environment
-from tests.tiny import make_corpus, make_seed
+from tests.test_xpt import ROOT, command, environment
+from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.checkpoint import checkpoint_paths, newest
 from trainer.journal import read_rows
 
@@ -283,7 +283,7 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="faults-"))
     make_seed(root / "seed", "roberta")
     make_corpus(root / "corpus")
-    (root / "recipe.yaml").write_text(RECIPE.format(root=root, tied="true"))
+    write_recipe(root / "recipe.yaml", root)
     if start(root, root / "undisturbed").wait(200) != 0:
         sys.exit(f"the undisturbed run failed: {root / 'undisturbed' / 'log'}")
     counts: Counter[str] = Counter()

@@ -12,7 +12,8 @@ from trainer.recipe import load_recipe
 
 
 def test_every_cell_is_a_recipe_with_its_number_of_tokens() -> None:
-    path, cells = evidence.read_cells()
+    given, cells = evidence.read_cells()
+    path = given["recipe"]
     assert len({cell.label for cell in cells}) == len(cells) > 20
     for cell in cells:
         recipe = load_recipe(Path(path), cell.overrides(yaml.safe_load(Path(path).read_text(encoding="utf-8"))))
@@ -37,11 +38,11 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
     monkeypatch.setattr(evidence, "RECORDS", tmp_path / "records")
     monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
-    cells = [evidence.Cell("t", name, 0, 4096, [0.5, 1.0] if name == "klue" else [], [], {}, []) for name in ("good", "bad", "klue")]
-    monkeypatch.setattr(evidence, "read_cells", lambda: ("recipe", cells))
+    cells = [evidence.Cell("t", name, 0, 4096, [0.5, 1.0] if name == "klue" else [], "", [], {}, []) for name in ("good", "bad", "klue")]
+    monkeypatch.setattr(evidence, "read_cells", lambda: ({}, cells))
     started = []
 
-    def start(cell, recipe, arguments):
+    def start(cell, given, arguments):
         started.append(cell.name)
         (cell.run / "model").mkdir(parents=True, exist_ok=True)
         if cell.name == "bad":
@@ -69,7 +70,7 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
     )
     started.clear()
     assert evidence.run(arguments) == 1 and started == ["bad"]
-    monkeypatch.setattr(evidence, "start", lambda cell, recipe, arguments: started.append(cell.name) or Stub(None))
+    monkeypatch.setattr(evidence, "start", lambda cell, given, arguments: started.append(cell.name) or Stub(None))
     assert evidence.run(argparse.Namespace(only="", minutes=0, jobs=2, lexicon=None, commit=False)) == 0 and started == ["bad"]
 
 
@@ -78,7 +79,7 @@ def test_a_part_of_the_table_can_be_run(only, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(evidence, "RECORDS", tmp_path)
     monkeypatch.setattr(evidence, "RUNS", tmp_path)
     started = []
-    monkeypatch.setattr(evidence, "start", lambda cell, recipe, arguments: started.append(cell.label) or Stub(1))
+    monkeypatch.setattr(evidence, "start", lambda cell, given, arguments: started.append(cell.label) or Stub(1))
     monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
     evidence.run(argparse.Namespace(only=only, minutes=1, jobs=2, lexicon=None, commit=False))
     assert started and all(label.startswith(only) for label in started)

@@ -18,8 +18,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tests.distributed import run_on_ranks
 from tests.test_engine import CASES, TWO_STAGES, Case, final, reference, run_cases, start_run, write_ds_config
-from tests.test_xpt import RECIPE, ROOT
-from tests.tiny import make_corpus, make_seed
+from tests.test_xpt import ROOT
+from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.checkpoint import newest
 from trainer.journal import read_rows
 
@@ -64,7 +64,7 @@ def test_the_launched_run(tmp_path: Path, precision: str, gpus: int) -> None:
         pytest.skip("THIS GPU HAS NO bf16")
     make_seed(tmp_path / "seed", "roberta")
     make_corpus(tmp_path / "corpus")
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(root=tmp_path, tied="true"))
+    write_recipe(tmp_path / "recipe.yaml", tmp_path)
     runs = [tmp_path / "whole", tmp_path / "interrupted"]
     assert launch(tmp_path, precision, gpus, runs[0]).wait(600) == 0, (tmp_path / "whole.log").read_text()
     process = launch(tmp_path, precision, gpus, runs[1])

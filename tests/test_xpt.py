@@ -18,25 +18,12 @@ import xxhash
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from tests.tiny import make_corpus, make_seed
+from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
 from trainer.export import load_model
 from trainer.journal import read_rows
 
 ROOT = Path(__file__).parent.parent
-RECIPE = """
-name: tiny
-seed_model: {root}/seed
-corpus: {root}/corpus
-output_dir: {root}/run
-sequence_length: 16
-global_batch_size: 32
-surgery: {{tie_output: {tied}, dropout: 0.1}}
-stages:
-- {{name: one, train: [embeddings, itl, head], steps: 30, learning_rate: 1.0e-2, warmup_steps: 5}}
-- {{name: two, train: [all], steps: 50, learning_rate: 1.0e-2, warmup_steps: 5}}
-every: {{log: 1, evaluate: 20, checkpoint: 8}}
-"""
 
 
 def command(root: Path, *arguments: str, ranks: int = 2) -> list[str]:
@@ -64,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("xpt")
     make_seed(root / "seed", "roberta")
     make_corpus(root / "corpus")
-    (root / "recipe.yaml").write_text(RECIPE.format(root=root, tied="true"))
+    write_recipe(root / "recipe.yaml", root)
     done = launch(root)
     assert done.returncode == 0, done.stdout + done.stderr
     return root
@@ -236,7 +223,7 @@ def test_a_new_run_from_the_weights_of_another(finished: Path, tmp_path: Path) -
 
 
 def test_an_untied_export_keeps_its_output_layer(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(root=finished, tied="false"))
+    write_recipe(tmp_path / "recipe.yaml", finished, "{dropout: 0.1, tie_output: false}")
     done = launch(tmp_path, "--output-dir", f"{tmp_path}/run", "--set", "stages.0.steps=3", "stages.0.warmup_steps=1",
                   "stages.1.steps=3", "stages.1.warmup_steps=1", ranks=1)  # fmt: skip
     assert done.returncode == 0, done.stderr

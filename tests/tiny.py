@@ -11,6 +11,19 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedToken
 from data_tools.corpus import FORMAT_VERSION, fingerprint_of, sha256_of
 from data_tools.mmididx import IndexedDatasetWriter
 
+RECIPE = """
+name: tiny
+seed_model: {root}/seed
+corpus: {root}/corpus
+output_dir: {root}/run
+sequence_length: 16
+global_batch_size: {batch}
+surgery: {surgery}
+stages:
+- {{name: one, train: [embeddings, itl, head], steps: {steps[0]}, learning_rate: 1.0e-2, warmup_steps: {warmup}}}
+- {{name: two, train: [all], steps: {steps[1]}, learning_rate: 1.0e-2, warmup_steps: {warmup}}}
+every: {{log: 1, evaluate: 20, checkpoint: 8}}
+"""
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 
 
@@ -82,3 +95,10 @@ def make_corpus(folder: Path, num_words: int = 60, sentences: int = 4000, seed: 
     manifest |= {"vocab_size": len(tokenizer), "splits": splits}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+def write_recipe(
+    path: Path, root: Path, surgery: str = "{dropout: 0.1}", batch: int = 32, steps: tuple[int, int] = (30, 50), warmup: int = 5
+) -> None:
+    """A recipe of two stages with the seed and the corpus in `root`."""
+    path.write_text(RECIPE.format(root=root, surgery=surgery, batch=batch, steps=steps, warmup=warmup))

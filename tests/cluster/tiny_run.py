@@ -6,22 +6,9 @@ import subprocess
 from pathlib import Path
 
 from tests.cluster.lab import Host
-from tests.tiny import make_corpus, make_seed
+from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.journal import read_rows
 
-RECIPE = """
-name: tiny
-seed_model: {root}/seed
-corpus: {root}/corpus
-output_dir: {root}/run
-sequence_length: 16
-global_batch_size: 24
-surgery: {{dropout: 0}}
-stages:
-- {{name: one, train: [embeddings, itl, head], steps: {first}, learning_rate: 1.0e-2, warmup_steps: 3}}
-- {{name: two, train: [all], steps: {second}, learning_rate: 1.0e-2, warmup_steps: 3}}
-every: {{log: 1, evaluate: 20, checkpoint: 8}}
-"""
 DEEPSPEED = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": 2, "reduce_bucket_size": 100000}}
 EXACT = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")
 
@@ -30,7 +17,7 @@ def make_inputs(root: Path, first: int, second: int) -> None:
     """Seed, corpus, recipe and ds_config for runs of so many steps in two stages."""
     make_seed(root / "seed", "roberta")
     make_corpus(root / "corpus")
-    (root / "recipe.yaml").write_text(RECIPE.format(root=root, first=first, second=second))
+    write_recipe(root / "recipe.yaml", root, "{dropout: 0}", 24, (first, second), warmup=3)
     (root / "ds.json").write_text(json.dumps(DEEPSPEED))
 
 
