@@ -49,8 +49,8 @@ def draw(found: dict[str, dict[str, list[float]]]) -> None:
         axes.set_xlabel(name)
         axes.set_xticks(points)
         axes.set_xlim(0, 1.08 * max(points))
-        axes.set_ylim(bottom=0)
         axes.tick_params(axis="x", labelsize=7, rotation=45)
+    plots[0].set_ylim(0, 1.05 * max(rate for curve in found.values() for rates in curve.values() for rate in rates))  # shared by all
     plots[0].set_ylabel("tokens per second")
     figure.tight_layout()
     figure.savefig(PICTURE, dpi=110)

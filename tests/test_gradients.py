@@ -24,10 +24,12 @@ def add_up(folder: Path) -> None:
     import torch.distributed as dist
 
     from trainer import engine as engines
+    from trainer import gradients as sums
     from trainer import shared_memory
     from trainer.gradients import Gradients
 
     shared_memory.FOLDER = folder
+    sums._CACHED = 4  # so that every sum is made of several parts
     engines.start()
     world_size, rank = dist.get_world_size(), dist.get_rank()
     groups = [[torch.nn.Parameter(torch.zeros(shape, dtype=torch.bfloat16)) for shape in shapes] for shapes in SHAPES]
