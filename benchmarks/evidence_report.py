@@ -91,7 +91,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
 
 
 def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
-    """Validation loss against tokens, a line a cell, its seeds' range shaded."""
+    """Validation loss against tokens, a line a cell and one of the reference; the range of seeds is shaded."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -99,7 +99,7 @@ def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for label, found in sorted(records.items()):
-        if not label.startswith(f"{name}."):
+        if not label.startswith(f"{name}.") and (label != REFERENCE or name == "main"):
             continue
         each = found[0]["tokens"] / found[0]["steps"]
         steps = sorted(set.intersection(*({point[0] for point in record["curve"]} for record in found)))
