@@ -7,6 +7,8 @@ import json
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,54 +92,49 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
     return "\n".join(lines)
 
 
-def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
-    """Validation loss against tokens, a line a cell and one of the reference; the range of seeds is shaded."""
+@contextmanager
+def picture(name: str, what: str) -> Iterator[Any]:
+    """Axes to draw on, of something against tokens; at the end they are docs/evidence_NAME.png."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
-    for label, found in sorted(records.items()):
-        if not label.startswith(f"{name}.") and (label != REFERENCE or name == "main"):
-            continue
-        each = found[0]["tokens"] / found[0]["steps"]
-        steps = sorted(set.intersection(*({point[0] for point in record["curve"]} for record in found)))
-        losses = [[next(point[2] for point in record["curve"] if point[0] == step) for record in found] for step in steps]
-        places = [max(step, 1) * each / 1e6 for step in steps]
-        (line,) = axes.plot(places, [statistics.mean(several) for several in losses], label=label.split(".", 1)[1])
-        if len(found) > 1:
-            axes.fill_between(places, [min(s) for s in losses], [max(s) for s in losses], color=line.get_color(), alpha=0.25)
+    yield axes
     axes.set_xscale("log")
     axes.set_xlabel("million tokens seen")
-    axes.set_ylabel("validation loss")
+    axes.set_ylabel(what)
     axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(PICTURES / f"evidence_{name}.png", dpi=110)
     pyplot.close(figure)
 
 
+def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
+    """Validation loss against tokens, a line a cell and one of the reference; the range of seeds is shaded."""
+    with picture(name, "validation loss") as axes:
+        for label, found in sorted(records.items()):
+            if not label.startswith(f"{name}.") and (label != REFERENCE or name == "main"):
+                continue
+            each = found[0]["tokens"] / found[0]["steps"]
+            steps = sorted(set.intersection(*({point[0] for point in record["curve"]} for record in found)))
+            losses = [[next(point[2] for point in record["curve"] if point[0] == step) for record in found] for step in steps]
+            places = [max(step, 1) * each / 1e6 for step in steps]
+            (line,) = axes.plot(places, [statistics.mean(several) for several in losses], label=label.split(".", 1)[1])
+            if len(found) > 1:
+                axes.fill_between(places, [min(s) for s in losses], [max(s) for s in losses], color=line.get_color(), alpha=0.25)
+
+
 def draw_scores(arms: list[list[Record]]) -> None:
     """Micro-F1 of the main result against tokens: a point a seed, a line through the means."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5, 4))
-    for found in arms:
-        points = [(row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"]]
-        places = sorted({place for place, _ in points})
-        means = [statistics.mean(score for place, score in points if place == at) for at in places]
-        (line,) = axes.plot(places, means, label=found[0]["name"])
-        axes.plot(*zip(*points, strict=True), "o", color=line.get_color(), markersize=4)
-    axes.set_xscale("log")
-    axes.set_xlabel("million tokens seen")
-    axes.set_ylabel("KLUE-RE micro-F1")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(PICTURES / "evidence_scores.png", dpi=110)
-    pyplot.close(figure)
+    with picture("scores", "KLUE-RE micro-F1") as axes:
+        for found in arms:
+            points = [(row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"]]
+            places = sorted({place for place, _ in points})
+            means = [statistics.mean(score for place, score in points if place == at) for at in places]
+            (line,) = axes.plot(places, means, label=found[0]["name"])
+            axes.plot(*zip(*points, strict=True), "o", color=line.get_color(), markersize=4)
 
 
 def scores_table(records: dict[str, list[Record]]) -> str:

@@ -52,7 +52,8 @@ def main() -> None:
     seconds, cpu_seconds, more = side(config, arguments)
     if os.environ.get("RANK", "0") == "0":
         middle = statistics.median(seconds)
-        rates = {"tokens_per_second": TOKENS_PER_STEP / middle, "tokens_per_cpu_second": TOKENS_PER_STEP / statistics.median(cpu_seconds)}
+        cpu = statistics.median(cpu_seconds) * int(os.environ["WORLD_SIZE"])  # rank 0's, and the others do the same work
+        rates = {"tokens_per_second": TOKENS_PER_STEP / middle, "tokens_per_cpu_second": TOKENS_PER_STEP / cpu}
         print(json.dumps({**rates, "seconds": seconds, "cpu_seconds": cpu_seconds, **more}), flush=True)
 
 
