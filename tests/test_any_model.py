@@ -105,6 +105,7 @@ T5 = {
     "d_kv": 8,
     "d_ff": 24,
     "num_layers": 1,
+    "initializer_factor": 3.0,  # at 1 a marker's state says next to nothing of its sentence
     "num_heads": 2,
     "decoder_start_token_id": 0,
     "pad_token_id": 0,
@@ -178,7 +179,7 @@ def test_trains_saves_loads_and_reads_rows_alone_as_in_a_batch(kind, head, tmp_p
     lines = (tmp_path / "P.jsonl").read_text(encoding="utf-8").splitlines()
     loaded = np.array([json.loads(line)["probabilities"] for line in lines])
     assert np.abs(loaded - in_memory[0]).max() < 1e-5 and report["head"] == head
-    assert np.ptp(loaded, axis=0).max() > 5e-4  # rows differ by far more than the 1e-5 below
+    assert np.ptp(loaded, axis=0).max() > 2e-3  # rows differ by far more than the 1e-5 below
 
     classifier = load_classifier(str(tmp_path / "D"))
     data = encode_rows(classifier, dev, "dev")
