@@ -45,7 +45,7 @@ def main() -> None:
         "its backward pass ": lambda: kernels.gelu_backward(inner, inner, bias, True, True),
         "attention": lambda: kernels.attention_forward(qkv, None, HEADS, 1, kept),
         "its backward pass  ": lambda: kernels.attention_backward(other, qkv, None, HEADS, 1, kept, mixed, logsums),
-        "cross-entropy and its gradient": lambda: kernels.cross_entropy(logits, output_bias, labels, True),
+        "cross-entropy and its gradient": lambda: kernels.cross_entropy(logits, output_bias, labels, True, True),
         f"weight gradient {HIDDEN} x {INNER}": lambda: kernels.weight_gradient(y, inner),
         "the same by oneDNN alone": lambda: y.t() @ inner,
         f"weight gradient {INNER} x {HIDDEN}": lambda: kernels.weight_gradient(inner, y),

@@ -75,6 +75,24 @@ def test_loss_and_gradients_are_those_of_transformers(kind: str, packed: bool, f
 
 
 @built
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_without_gradients_the_loss_is_the_same(dtype: torch.dtype) -> None:
+    """There the passes write over what only a backward pass would need."""
+    model = make_model("roberta", dtype)
+    with torch.no_grad():
+        alone = [float(model(*batch(True))) for _ in range(2)]
+    assert alone == 2 * [gradients(model, True)[0]]
+
+
+@built
+def test_nothing_selected_is_no_loss_and_no_gradient() -> None:
+    model, (tokens, _, _, _), nothing = make_model("roberta", torch.float32), batch(False), torch.zeros(0, dtype=torch.long)
+    loss = model(tokens, nothing, nothing)
+    loss.backward()
+    assert loss == 0 and not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+@built
 @pytest.mark.parametrize("packed", [False, True], ids=["contiguous", "sentences"])
 def test_bfloat16_is_as_near_to_float32_as_transformers_is(packed: bool) -> None:
     _, exact = gradients(make_model("roberta", torch.float32), packed)

@@ -123,12 +123,13 @@ def test_schedules_at_hand_computed_steps() -> None:
 def test_flops_of_a_hand_counted_model() -> None:
     shape = Shape(hidden=10, intermediate=40, vocab=100, length=8, masking_rate=0.25)
     layer, attention, dense, output = 2 * (400 + 800), 4 * 8 * 10, 200 * 0.25, 2000 * 0.25
+    last, last_attention = 2 * 200 + 2 * (200 + 800) * 0.25, attention * 0.25  # keys and values of all, the rest of what the head sees
     everything = flops_per_token(shape, [True, True], True, True, True)
-    assert everything == pytest.approx(2 * (3 * layer + 3 * attention) + 3 * dense + 3 * output)
+    assert everything == pytest.approx(3 * (layer + attention + last + last_attention) + 3 * dense + 3 * output)
     frozen = flops_per_token(shape, [True, False, True], True, True, True)
-    assert frozen == pytest.approx(2 * (3 * layer) + 2 * layer + 3 * 3 * attention + 3 * dense + 3 * output)
+    assert frozen == pytest.approx(3 * (layer + last) + 2 * layer + 3 * (2 * attention + last_attention) + 3 * dense + 3 * output)
     top_only = flops_per_token(shape, [False, True], False, True, False)  # nothing below trains: no gradient goes there
-    assert top_only == pytest.approx(layer + attention + 3 * layer + 3 * attention + 3 * dense + 2 * output)
+    assert top_only == pytest.approx(layer + attention + 3 * last + 3 * last_attention + 3 * dense + 2 * output)
 
 
 def test_memory_formula() -> None:

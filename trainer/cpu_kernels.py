@@ -21,7 +21,7 @@ _SIGNATURES = {
     ],
     "xpt_gelu_forward": [_INT, _LONG, _LONG, *[_POINTER] * 3, _INT],
     "xpt_gelu_backward": [_INT, _LONG, _LONG, *[_POINTER] * 5, _INT],
-    "xpt_cross_entropy": [_INT, _LONG, _LONG, *[_POINTER] * 5, _INT],
+    "xpt_cross_entropy": [_INT, _LONG, _LONG, *[_POINTER] * 4, _INT, _POINTER, _INT],
     "xpt_column_sums": [_INT, _LONG, _LONG, _POINTER, _POINTER, _INT],
     "xpt_attention": [
         _INT, *[_LONG] * 4, _POINTER, _POINTER, _KEY, _WORD, *[_POINTER] * 4, _INT,
@@ -83,9 +83,9 @@ def norm_backward(
     return d_z, d_y, sums
 
 
-def gelu_forward(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """gelu(x + bias), with the exact normal distribution. x: (M, I)."""
-    out = torch.empty_like(x)
+def gelu_forward(x: torch.Tensor, bias: torch.Tensor, keep: bool = True) -> torch.Tensor:
+    """gelu(x + bias), with the exact normal distribution; in the place of x unless `keep`. x: (M, I)."""
+    out = torch.empty_like(x) if keep else x
     _call("xpt_gelu_forward", x.dtype == torch.bfloat16, *x.shape, x, bias, out)
     return out
 
@@ -100,11 +100,11 @@ def gelu_backward(
 
 
 def cross_entropy(
-    logits: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, parameters: bool
+    logits: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, gradient: bool, parameters: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """float32 losses (M,) of logits + bias (M, V); the gradient of their sum replaces the logits. Bias's (V,), if `parameters`."""
+    """float32 losses (M,) of logits + bias (M, V). If `gradient`, that of their sum replaces the logits; bias's (V,), if `parameters`."""
     losses, sums = torch.empty(len(logits)), torch.empty(logits.shape[1]) if parameters else None
-    _call("xpt_cross_entropy", logits.dtype == torch.bfloat16, *logits.shape, logits, bias, labels, losses, sums)
+    _call("xpt_cross_entropy", logits.dtype == torch.bfloat16, *logits.shape, logits, bias, labels, losses, gradient, sums)
     return losses, sums
 
 

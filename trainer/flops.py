@@ -1,9 +1,9 @@
 """Floating-point operations of a training step, counted only where they are needed, and the machine's peak.
 
-Per token, forward (a multiply-add is 2): a layer 2 (4 H^2 + 2 H I) in matrices and 4 L H in attention (all L keys); the head,
-on the masked share of tokens, 2 (H^2 + H V). Backward: the same again for the gradient of the activations wherever something
-below or in the layer trains, and once more for the weights' gradients of what trains. Attention has no weights: twice its
-forward. Embedding look-ups count nothing. MFU = these / (seconds x peak).
+Per token, forward (a multiply-add is 2): a layer 2 (4 H^2 + 2 H I) in matrices and 4 L H in attention (all L keys); of the last layer
+keys and values, 4 H^2, and the rest on the masked share of tokens, as the head, 2 (H^2 + H V). Backward: the same again for the
+gradient of the activations wherever something below or in the layer trains, and once more for the weights' gradients of what trains.
+Attention has no weights: twice its forward. Embedding look-ups count nothing. MFU = these / (seconds x peak).
 """
 
 import time
@@ -40,10 +40,14 @@ def flops_per_token(shape: Shape, layers_train: list[bool], embeddings_train: bo
     layers_train: bottom to top. output_trains: the output matrix (the word embeddings when tied).
     """
     h = shape.hidden
-    matrices, attention = 2 * (4 * h * h + 2 * h * shape.intermediate), 4 * shape.length * h
+    matrices, attention = 2.0 * (4 * h * h + 2 * h * shape.intermediate), 4.0 * shape.length * h
     total, needs_gradient = 0.0, embeddings_train
-    for trains in layers_train:
+    for number, trains in enumerate(layers_train):
         needs_gradient = needs_gradient or trains
+        if number == len(layers_train) - 1:
+            keys_and_values = 2 * 2 * h * h
+            matrices = keys_and_values + shape.masking_rate * (matrices - keys_and_values)
+            attention *= shape.masking_rate
         total += matrices * (1 + needs_gradient + trains) + attention * (1 + 2 * needs_gradient)
     dense, output = 2 * h * h, 2 * h * shape.vocab
     needs_gradient = needs_gradient or head_trains

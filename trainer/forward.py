@@ -3,7 +3,8 @@
 Same numbers as `transformers`' own (tests/test_forward.py), computed with fewer passes over memory: see docs/performance.md. Between
 the matrix multiplications, which stay PyTorch's, everything is done by the kernels of trainer/cpu_kernels.py, and each encoder layer
 is one autograd function with its derivatives written out. Of a layer are kept: its input, queries, keys and values, the output of the
-attention, the sums before both LayerNorms, the first LayerNorm's output, and what goes into GELU: 12 H numbers a token.
+attention, the sums before both LayerNorms, the first LayerNorm's output, and what goes into GELU: 12 H numbers a token. Behind the last
+layer's attention only the positions that the head looks at are computed.
 """
 
 from typing import Any
@@ -55,9 +56,10 @@ class Forward:
         norm = table.LayerNorm
         x = _EmbeddingNorm.apply(z.flatten(0, 1), norm.weight, norm.bias, norm.eps, keys[0], hidden_rate)
         shape = (*input_ids.shape, config.num_attention_heads)
-        x = _run_layers(self._layers, x, segments, shape, keys[1:], hidden_rate, attention_rate)
+        x = _run_layers(self._layers, x, segments, shape, keys[1:], hidden_rate, attention_rate, selected)
         head = (self._head_dense.weight, self._head_dense.bias, self._head_norm.weight, self._head_norm.bias)
-        return _Head.apply(x, selected, labels, self._head_norm.eps, of_output, *head, self._decoder.weight, self._decoder.bias)
+        settings = self._head_norm.eps, torch.is_grad_enabled()
+        return _Head.apply(x, labels, settings, of_output, *head, self._decoder.weight, self._decoder.bias)
 
 
 class Encoder:
@@ -103,11 +105,16 @@ def _run_layers(
     keys: list[int],
     hidden_rate: int,
     attention_rate: int,
+    selected: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """x: (B*L, H); shape: B, L, heads; keys: three of each layer. Parameters of another type are cast to that of x, as autocast does."""
+    """x: (B*L, H) -> the same, or (S, H) with `selected`, (S,) rows of x. shape: B, L, heads; keys: three of each layer.
+
+    Parameters of another type are cast to that of x, as autocast does."""
     for number, layer in enumerate(layers):
-        settings = (shape, layer.output.LayerNorm.eps, keys[3 * number : 3 * number + 3], hidden_rate, attention_rate)
-        x = _Layer.apply(x, segments, settings, *(parameter.to(x.dtype) for parameter in _layer_parameters(layer)))
+        eps, own_keys = layer.output.LayerNorm.eps, keys[3 * number : 3 * number + 3]
+        settings = (shape, eps, own_keys, hidden_rate, attention_rate, torch.is_grad_enabled())  # within a function it never is
+        wanted = selected if number == len(layers) - 1 else None
+        x = _Layer.apply(x, segments, wanted, settings, *(parameter.to(x.dtype) for parameter in _layer_parameters(layer)))
     return x
 
 
@@ -166,83 +173,88 @@ class _EmbeddingNorm(torch.autograd.Function):
 
 
 class _Layer(torch.autograd.Function):
-    """One encoder layer. x: (M, H), M = B*L."""
+    """One encoder layer. x: (M, H), M = B*L; returns rows `selected`, (S,), of its output, or all."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, segments: torch.Tensor | None, settings: tuple[Any, ...], *parameters: torch.Tensor
-    ) -> torch.Tensor:
-        shape, epsilon, keys, hidden_rate, attention_rate = settings
+        ctx: Any, x: torch.Tensor, segments: torch.Tensor | None, selected: torch.Tensor | None, settings: tuple[Any, ...],
+        *parameters: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        shape, epsilon, keys, hidden_rate, attention_rate, gradients = settings
         w_q, b_q, w_k, b_k, w_v, b_v, w_o, b_o, gamma1, beta1, w_1, b_1, w_2, b_2, gamma2, beta2 = parameters
         qkv = functional.linear(x, torch.cat((w_q, w_k, w_v)), torch.cat((b_q, b_k, b_v)))  # (M, 3H)
         mixed, logsums = kernels.attention_forward(qkv, segments, shape, keys[0], attention_rate)
-        z1 = functional.linear(mixed, w_o)
-        x1, statistics1 = kernels.norm_forward(z1, b_o, x, gamma1, beta1, epsilon, keys[1], before=hidden_rate)
-        u = functional.linear(x1, w_1)  # (M, I)
-        z2 = functional.linear(kernels.gelu_forward(u, b_1), w_2)
+        chosen, residual = (mixed, x) if selected is None else (mixed[selected], x[selected])
+        z1 = functional.linear(chosen, w_o)
+        x1, statistics1 = kernels.norm_forward(z1, b_o, residual, gamma1, beta1, epsilon, keys[1], before=hidden_rate)
+        u = functional.linear(x1, w_1)  # (M or S, I)
+        z2 = functional.linear(kernels.gelu_forward(u, b_1, keep=gradients), w_2)
         out, statistics2 = kernels.norm_forward(z2, b_2, x1, gamma2, beta2, epsilon, keys[2], before=hidden_rate)
-        ctx.save_for_backward(x, segments, qkv, mixed, logsums, z1, statistics1, x1, u, z2, statistics2, *parameters)
+        ctx.save_for_backward(x, segments, selected, qkv, mixed, logsums, z1, statistics1, x1, u, z2, statistics2, *parameters)
         ctx.settings = settings
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, segments, qkv, mixed, logsums, z1, statistics1, x1, u, z2, statistics2, *parameters = ctx.saved_tensors
-        shape, _, keys, hidden_rate, attention_rate = ctx.settings
+        x, segments, selected, qkv, mixed, logsums, z1, statistics1, x1, u, z2, statistics2, *parameters = ctx.saved_tensors
+        shape, _, keys, hidden_rate, attention_rate, _ = ctx.settings
         w_q, _, w_k, _, w_v, _, w_o, b_o, gamma1, _, w_1, b_1, w_2, b_2, gamma2, _ = parameters
-        trains = any(ctx.needs_input_grad[3:])
+        trains = any(ctx.needs_input_grad[4:])
         d_z2, d_y2, sums2 = kernels.norm_backward(
             d_out.contiguous(), None, z2, b_2, gamma2, statistics2, trains, keys[2], before=hidden_rate
         )
         d_u = d_y2 @ w_2
         activated, d_b1 = kernels.gelu_backward(d_u, u, b_1, again=trains, parameters=trains)
         d_z1, d_y1, sums1 = kernels.norm_backward(d_u @ w_1, d_z2, z1, b_o, gamma1, statistics1, trains, keys[1], before=hidden_rate)
-        d_qkv = kernels.attention_backward(d_y1 @ w_o, qkv, segments, shape, keys[0], attention_rate, mixed, logsums)
+        d_mixed, chosen = d_y1 @ w_o, mixed
+        if selected is not None:  # the other rows' output went nowhere
+            chosen = mixed[selected]
+            d_mixed, d_z1 = (torch.zeros_like(x).index_copy_(0, selected, rows) for rows in (d_mixed, d_z1))
+        d_qkv = kernels.attention_backward(d_mixed, qkv, segments, shape, keys[0], attention_rate, mixed, logsums)
         d_x = torch.addmm(d_z1, d_qkv, torch.cat((w_q, w_k, w_v))) if ctx.needs_input_grad[0] else None
         if not trains:
-            return (d_x,) + (None,) * (2 + len(parameters))
+            return (d_x,) + (None,) * (3 + len(parameters))
         assert sums1 is not None and sums2 is not None and activated is not None and d_b1 is not None
         d_gamma1, d_beta1, d_bo = sums1
         d_gamma2, d_beta2, d_b2 = sums2
         weights, biases = kernels.weight_gradient(d_qkv, x).chunk(3), kernels.column_sums(d_qkv).chunk(3)
         gradients = [gradient for pair in zip(weights, biases, strict=True) for gradient in pair]
-        gradients += [kernels.weight_gradient(d_y1, mixed), d_bo, d_gamma1, d_beta1]
+        gradients += [kernels.weight_gradient(d_y1, chosen), d_bo, d_gamma1, d_beta1]
         gradients += [kernels.weight_gradient(d_u, x1), d_b1, kernels.weight_gradient(d_y2, activated), d_b2, d_gamma2, d_beta2]
-        return d_x, None, None, *(gradient.to(x.dtype) for gradient in gradients)
+        return d_x, None, None, None, *(gradient.to(x.dtype) for gradient in gradients)
 
 
 class _Head(torch.autograd.Function):
-    """The MLM head at the selected positions and the summed cross-entropy. The gradient of the logits is made in the forward pass."""
+    """The MLM head and the summed cross-entropy. x: (S, H). The gradient of the logits is made in the forward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor, epsilon: float, of_output: list[torch.Tensor] | None,
+        ctx: Any, x: torch.Tensor, labels: torch.Tensor, settings: tuple[float, bool], of_output: list[torch.Tensor] | None,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
+        epsilon, gradients = settings
         w_d, b_d, gamma, beta, output, bias = parameters
-        chosen = x[selected]  # (S, H)
-        u = functional.linear(chosen, w_d)
+        u = functional.linear(x, w_d)
         z = kernels.gelu_forward(u, b_d)
         features, statistics = kernels.norm_forward(z, None, None, gamma, beta, epsilon, 0)
         logits = functional.linear(features, output)  # (S, V)
-        losses, sums = kernels.cross_entropy(logits, bias, labels, ctx.needs_input_grad[10])
-        ctx.save_for_backward(selected, chosen, u, z, statistics, features, logits, sums, *parameters)
-        ctx.rows, ctx.of_output = len(x), of_output
+        losses, sums = kernels.cross_entropy(logits, bias, labels, gradients, gradients and ctx.needs_input_grad[9])
+        ctx.save_for_backward(x, u, z, statistics, features, logits, sums, *parameters)
+        ctx.of_output = of_output
         return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, d_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        selected, chosen, u, z, statistics, features, d_logits, d_bias, w_d, b_d, gamma, _, output, _ = ctx.saved_tensors
+        x, u, z, statistics, features, d_logits, d_bias, w_d, b_d, gamma, _, output, _ = ctx.saved_tensors
         d_features = (d_logits @ output).mul_(d_loss)
         d_z, _, sums = kernels.norm_backward(d_features, None, z, None, gamma, statistics, True, 0)
         _, d_bd = kernels.gelu_backward(d_z, u, b_d, again=False, parameters=True)
-        d_x = torch.zeros(ctx.rows, w_d.shape[1], dtype=w_d.dtype).index_copy_(0, selected, d_z @ w_d)
         assert sums is not None and d_bd is not None
         d_gamma, d_beta, _ = sums
-        d_output = kernels.weight_gradient(d_logits, features * d_loss.to(features.dtype)) if ctx.needs_input_grad[9] else None
+        d_output = kernels.weight_gradient(d_logits, features * d_loss.to(features.dtype)) if ctx.needs_input_grad[8] else None
         if ctx.of_output is not None and d_output is not None:
             d_output = d_output.to(w_d.dtype)
             ctx.of_output.append(d_output)
         d_bias = None if d_bias is None else d_bias.mul_(d_loss)
-        gradients = (kernels.weight_gradient(d_z, chosen), d_bd, d_gamma, d_beta, d_output, d_bias)
-        return d_x, None, None, None, None, *(None if gradient is None else gradient.to(w_d.dtype) for gradient in gradients)
+        gradients = (kernels.weight_gradient(d_z, x), d_bd, d_gamma, d_beta, d_output, d_bias)
+        return d_z @ w_d, None, None, None, *(None if gradient is None else gradient.to(w_d.dtype) for gradient in gradients)

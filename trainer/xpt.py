@@ -105,6 +105,8 @@ class Run:
     plan: Plan
     train_blocks: Blocks
     valid_blocks: Blocks
+    validation: list[MaskedBatch]
+    """This rank's: the same at every evaluation."""
     accumulation: int
     peak: float
     """FLOP/s of all ranks together."""
@@ -142,9 +144,11 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     train, valid = (
         packing(corpus.split(name), recipe.sequence_length, special, recipe.masking, recipe.seed) for name in ("train", "valid")
     )
+    mine = np.arange(ranks.rank, min(recipe.validation_blocks, valid.num_blocks), ranks.world_size)
+    validation = [valid.validation(mine[start : start + config.micro_batch]) for start in range(0, len(mine), config.micro_batch)]
     tokens = config.micro_batch * recipe.sequence_length
     peak = peak_flops(ranks.device, config.dtype, tokens, planned.model_config.hidden_size, planned.model_config.intermediate_size)
-    return Run(recipe, config, corpus, planned, train, valid, accumulation, sum(ranks.sum(peak)))
+    return Run(recipe, config, corpus, planned, train, valid, validation, accumulation, sum(ranks.sum(peak)))
 
 
 def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None) -> Checkpoint:
@@ -342,13 +346,10 @@ def train_step(
 
 def validate(run: Run, ranks: Ranks, engine: StageEngine) -> dict[str, float]:
     """Loss per selected token over the first blocks of the validation split, shared out over the ranks."""
-    count = min(run.recipe.validation_blocks, run.valid_blocks.num_blocks)
     loss_sum, num_selected = 0.0, 0
-    mine = torch.arange(ranks.rank, count, ranks.world_size).numpy()
     ranks.beat("validating")
-    for start in range(0, len(mine), run.config.micro_batch):
+    for batch in run.validation:
         ranks.beat("validating")
-        batch = run.valid_blocks.validation(mine[start : start + run.config.micro_batch])
         loss_sum += float(engine.evaluate(batch))
         num_selected += len(batch.labels)
     total, selected = ranks.sum(loss_sum, num_selected)

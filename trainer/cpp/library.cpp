@@ -75,12 +75,13 @@ void gelu_backward(long rows, Gelu<T> gelu, void* d_out, const void* x, void* ou
 }
 
 template <typename T>
-void cross_entropies(long rows, long width, void* logits, const void* bias, const int64_t* labels, float* losses, float* sums, int threads) {
+void cross_entropies(long rows, long width, void* logits, const void* bias, const int64_t* labels, float* losses, bool gradient, float* sums,
+                     int threads) {
     Sums partial(sums, width, threads);
     share(rows, threads, [&](long thread, long first, long last) {
         Buffer<float> row;
         for (long i = first; i < last; i++)
-            losses[i] = cross_entropy((long)width, (T*)logits + i * width, (const T*)bias, labels[i], partial.of(thread), row);
+            losses[i] = cross_entropy((long)width, (T*)logits + i * width, (const T*)bias, labels[i], gradient, partial.of(thread), row);
     });
     partial.total(sums);
 }
@@ -204,13 +205,13 @@ void xpt_gelu_backward(int half, long rows, long width, void* d_out, const void*
         gelu_backward(rows, Gelu<float>{width, (const float*)bias}, d_out, x, out, sums, threads);
 }
 
-// losses: (rows,); the gradient of their sum replaces the logits. sums: null, or (width,), the gradient of bias.
-void xpt_cross_entropy(int half, long rows, long width, void* logits, const void* bias, const int64_t* labels, float* losses, float* sums,
-                       int threads) {
+// losses: (rows,); with `gradient`, that of their sum replaces the logits. sums: null, or (width,), the gradient of bias.
+void xpt_cross_entropy(int half, long rows, long width, void* logits, const void* bias, const int64_t* labels, float* losses, int gradient,
+                       float* sums, int threads) {
     if (half)
-        cross_entropies<bf16>(rows, width, logits, bias, labels, losses, sums, threads);
+        cross_entropies<bf16>(rows, width, logits, bias, labels, losses, gradient, sums, threads);
     else
-        cross_entropies<float>(rows, width, logits, bias, labels, losses, sums, threads);
+        cross_entropies<float>(rows, width, logits, bias, labels, losses, gradient, sums, threads);
 }
 
 void xpt_column_sums(int half, long rows, long width, const void* x, float* sums, int threads) {

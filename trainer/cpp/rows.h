@@ -116,9 +116,9 @@ struct Gelu {
     }
 };
 
-// -log softmax(logits + bias)[label]; the gradient of it replaces the logits. sums: null, or the gradients' sums.
+// -log softmax(logits + bias)[label]; with `gradient`, that of it replaces the logits. sums: null, or the gradients' sums.
 template <typename T>
-inline float cross_entropy(long width, T* logits, const T* bias, long label, float* sums, Buffer<float>& row) {
+inline float cross_entropy(long width, T* logits, const T* bias, long label, bool gradient, float* sums, Buffer<float>& row) {
     row.resize((width + 15) / 16 * 16);
     Floats largest = Floats{} - INFINITY, total = {};
     for (long c = 0; c < width; c += LANES) {
@@ -130,12 +130,12 @@ inline float cross_entropy(long width, T* logits, const T* bias, long label, flo
     const float top = maximum(largest), chosen = row[label];
     for (long c = 0; c < width; c += LANES) {
         const Floats e = exponential(load(row.data() + c) - top);
-        store(row.data() + c, e);
+        if (gradient) store(row.data() + c, e);
         total += e;
     }
     const float whole = sum(total);
     row[label] -= whole;
-    for (long c = 0; c < width; c += LANES) {
+    for (long c = 0; gradient && c < width; c += LANES) {
         const Floats g = load(row.data() + c) / whole;
         store(logits + c, g, width - c);
         if (sums) Norm<T>::add(sums + c, g, width - c);
