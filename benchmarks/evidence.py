@@ -141,6 +141,8 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
     figures = ("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds")
     reports = {share: json.loads(fine_tuned(cell, share).read_text(encoding="utf-8")) for share in cell.klue}
     record["klue_re"] = [{"tokens": share * cell.tokens, **{key: report[key] for key in figures}} for share, report in reports.items()]
+    valid = json.loads((cell.corpus(arguments.corpus) / "manifest.json").read_text(encoding="utf-8"))["splits"]["valid"]
+    record["tokens_per_character"] = round(valid["tokens"] / valid["characters"], 5)
     record["probes"] = probe(cell.run, arguments.lexicon)
     RECORDS.mkdir(parents=True, exist_ok=True)
     cell.record.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")

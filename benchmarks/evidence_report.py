@@ -67,6 +67,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         rows.setdefault(REFERENCE, records[REFERENCE])
     budgets = {record["tokens"] for found in rows.values() for record in found}
     shared = min(budgets)
+    pieces = any(record["text"].endswith("k") for found in rows.values() for record in found)
     scored = any(record["klue_re"] for found in rows.values() for record in found)
     head = [
         name,
@@ -75,6 +76,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         f"loss after {shared / 1e6:.1f}M tokens",
         "final validation loss",
         "perplexity",
+        *["nats a character"] * pieces,
         *["micro-F1"] * scored,
     ]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -85,6 +87,8 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         early = [loss for record in found if (loss := loss_at(record, shared)) is not None]
         line = f"| {shown} | {len(found)} | {found[0]['tokens'] / 1e6:.1f}M | {spread(early)} | {spread(losses)} | "
         line += f"{math.exp(statistics.mean(losses)):,.1f} |"
+        if pieces:  # of masked pieces: more pieces of a word are more context for each, so that this is no code length
+            line += f" {statistics.mean(losses) * found[0]['tokens_per_character']:.3f} |"
         if scored:
             scores = [record["klue_re"][-1]["micro_f1"] for record in found if record["klue_re"]]
             line += f" {spread(scores, 2) if scores else '-'} |"

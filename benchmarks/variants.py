@@ -1,4 +1,4 @@
-"""trainer/xpt.py with another way to the first embeddings, for benchmarks/evidence.yaml.
+"""trainer/xpt.py with another way to the first embeddings, or other learning rates within the encoder, for benchmarks/evidence.yaml.
 
     python -m benchmarks.variants CHANGE [CHANGE ...] -- ARGUMENTS_OF_XPT
 parts=A+B        rows are made of these only: neighbours, translations, copies
@@ -6,18 +6,23 @@ lexicon=N        N of the translated pieces, drawn once, nested: the 300 are amo
 holdout=N        without every N-th translated piece (benchmarks/probes.py asks for them)
 static=N         static vectors from N tokens
 map=procrustes   an orthogonal map instead of the kernel ridge, or map=ridge, a linear one
+encoder=X        the seed's layers train at X times the stage's rate
+layerwise=X      the seed's top layer trains at X times the stage's rate, the one below at X^2 times, ... (Howard and Ruder 2018, ULMFiT)
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 
-from trainer import embedding_init
+from trainer import embedding_init, engine
 from trainer.embedding_init import Pieces
+from trainer.engine import StageEngine
 from trainer.ranks import run_on_ranks
 from trainer.xpt import main as post_train
 
@@ -48,8 +53,38 @@ def fewer(chosen: Callable[[list[int]], Iterable[int]]) -> Any:
     return translations
 
 
+def discriminate(factor_of: Callable[[int, int], float]) -> None:
+    """Other rates for the layers between the first and the last one, which are the ITLs. factor_of: (layer, last layer) -> factor."""
+    whole = engine.parameter_groups
+
+    def layer_of(name: str) -> int:
+        found = re.search(r"layer\.(\d+)\.", name)
+        return int(found[1]) if found else -1
+
+    def groups(shapes: Any, *rest: Any) -> list[Any]:
+        top = max(map(layer_of, shapes))
+        found = []
+        for group in whole(shapes, *rest):
+            rates: dict[float, list[str]] = {}
+            for name in group.names:
+                layer = layer_of(name)
+                rates.setdefault(factor_of(layer, top) if 0 < layer < top else 1.0, []).append(name)
+            for factor, names in rates.items():
+                factors[tuple(names)] = factor
+                found.append(replace(group, names=tuple(names)))
+        return found
+
+    def set_learning_rate(self: StageEngine, rate: float) -> None:
+        for group, own in zip(self._zero.optimizer.param_groups, self._groups, strict=True):
+            group["lr"] = rate * factors[own.names]
+
+    factors: dict[tuple[str, ...], float] = {}
+    engine.parameter_groups = groups
+    StageEngine.set_learning_rate = set_learning_rate  # type: ignore[method-assign]
+
+
 def apply(change: str) -> None:
-    """Change the module `embedding_init` of this process."""
+    """Change the modules of this process."""
     key, _, value = change.partition("=")
     if key == "parts":
         embedding_init.PARTS = tuple(value.split("+"))
@@ -62,6 +97,10 @@ def apply(change: str) -> None:
         embedding_init.STRETCH = min(embedding_init.STRETCH, int(value) // 16)
     elif key == "map":
         embedding_init._map_into = linear_map(value)
+    elif key == "encoder":
+        discriminate(lambda layer, top: float(value))
+    elif key == "layerwise":
+        discriminate(lambda layer, top: float(value) ** (top - layer))
     else:
         sys.exit(f"error: no such change: {change}")
 

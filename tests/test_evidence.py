@@ -3,12 +3,14 @@
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from benchmarks import evidence
-from trainer.recipe import load_recipe
+from benchmarks import evidence, variants
+from trainer import engine
+from trainer.recipe import Optimizer, load_recipe
 
 
 def test_every_cell_is_a_recipe_with_its_number_of_tokens() -> None:
@@ -19,6 +21,28 @@ def test_every_cell_is_a_recipe_with_its_number_of_tokens() -> None:
         recipe = load_recipe(Path(path), cell.overrides(yaml.safe_load(Path(path).read_text(encoding="utf-8"))))
         assert recipe.total_steps * recipe.global_batch_size * recipe.sequence_length == cell.tokens and recipe.seed == cell.seed
         assert [stage.train for stage in recipe.stages] == [tuple(stage["train"]) for stage in cell.stages]
+
+
+@pytest.mark.parametrize(
+    "change, rates",
+    [("encoder=0.5", {0: 1.0, 1: 0.5, 2: 0.5, 3: 0.5, 4: 1.0}), ("layerwise=0.5", {0: 1.0, 1: 0.125, 2: 0.25, 3: 0.5, 4: 1.0})],
+)
+def test_discriminative_rates_are_those_of_the_seeds_layers(change, rates, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "parameter_groups", engine.parameter_groups)
+    monkeypatch.setattr(engine.StageEngine, "set_learning_rate", engine.StageEngine.set_learning_rate)
+    variants.apply(change)
+    shapes: dict[str, tuple[int, ...]] = {"embeddings.weight": (9, 4), "head.bias": (9,)}
+    for layer in rates:
+        shapes |= {f"encoder.layer.{layer}.dense.weight": (4, 4), f"encoder.layer.{layer}.dense.bias": (4,)}
+    groups = engine.parameter_groups(shapes, set(shapes), {}, Optimizer())
+    assert sorted(name for group in groups for name in group.names) == sorted(shapes)
+    inner = [{"weight_decay": group.weight_decay} for group in groups]
+    stage = SimpleNamespace(_groups=groups, _zero=SimpleNamespace(optimizer=SimpleNamespace(param_groups=inner)))
+    engine.StageEngine.set_learning_rate(stage, 2.0)
+    for group, own in zip(groups, inner, strict=True):
+        for name in group.names:
+            layer = int(name.split(".")[2]) if "layer" in name else 0
+            assert own["lr"] == 2 * rates[layer] and own["weight_decay"] == (0.01 if len(shapes[name]) > 1 else 0)
 
 
 class Stub:
@@ -59,7 +83,8 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
 
     monkeypatch.setattr(evidence, "start", start)
     monkeypatch.setattr(evidence, "probe", lambda run, lexicon: {})
-    arguments = argparse.Namespace(only="", minutes=1, jobs=2, lexicon=None, commit=False)
+    (tmp_path / "manifest.json").write_text(json.dumps({"splits": {"valid": {"tokens": 1, "characters": 2}}}))
+    arguments = argparse.Namespace(corpus=tmp_path, only="", minutes=1, jobs=2, lexicon=None, commit=False)
     assert evidence.run(arguments) == 1 and sorted(started) == ["bad", "good", "klue", "klue", "klue"]
     record = json.loads(cells[2].record.read_text())
     assert (
@@ -71,7 +96,9 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
     started.clear()
     assert evidence.run(arguments) == 1 and started == ["bad"]
     monkeypatch.setattr(evidence, "start", lambda cell, given, arguments: started.append(cell.name) or Stub(None))
-    assert evidence.run(argparse.Namespace(only="", minutes=0, jobs=2, lexicon=None, commit=False)) == 0 and started == ["bad"]
+    assert evidence.run(argparse.Namespace(corpus=tmp_path, only="", minutes=0, jobs=2, lexicon=None, commit=False)) == 0 and started == [
+        "bad"
+    ]
 
 
 @pytest.mark.parametrize("only", ["itl", "main.xpt"])
