@@ -1,6 +1,6 @@
 """The steps of benchmarks/real_klue.sh between its runs.
 
-split TRAIN OUT    part.json (4,000 rows) and holdout.json (2,000 rows) of the training file; no sentence stands in both
+split TRAIN OUT [ROWS]   part.json (4,000 rows, or ROWS) and holdout.json (2,000 rows) of the training file; no sentence stands in both
 choose OUT         the rate with the best mean micro-F1 over the models on the hold-out
 tables [OUT KLUE]  keep the small records of the runs in benchmarks/results/real_klue/ and print the tables; without OUT from those records
 """
@@ -24,7 +24,7 @@ NAMES = {
 PART, HOLDOUT = 4000, 2000
 
 
-def split(train: Path, out: Path) -> None:
+def split(train: Path, out: Path, rows_of_part: int = PART) -> None:
     """A fixed random order of the distinct sentences, and the rows of each in that order."""
     rows = json.loads(train.read_text(encoding="utf-8"))
     sentences = sorted({row["sentence"] for row in rows})
@@ -32,7 +32,7 @@ def split(train: Path, out: Path) -> None:
     rows.sort(key=lambda row: (rank[row["sentence"]], row["guid"]))
     taken = {row["sentence"] for row in rows[:HOLDOUT]}
     rest = [row for row in rows[HOLDOUT:] if row["sentence"] not in taken]
-    for name, chosen in (("holdout", rows[:HOLDOUT]), ("part", rest[:PART])):
+    for name, chosen in (("holdout", rows[:HOLDOUT]), ("part", rest[:rows_of_part])):
         (out / f"{name}.json").write_text(json.dumps(chosen, ensure_ascii=False), encoding="utf-8")
 
 
@@ -122,7 +122,7 @@ def tables() -> None:
 if __name__ == "__main__":
     step, *paths = sys.argv[1], *map(Path, sys.argv[2:])
     if step == "split":
-        split(*paths)
+        split(*paths[:2], *(int(str(given)) for given in paths[2:]))
     elif step == "choose":
         print(choose(searched(paths[0], "search-*/report.json")))
     else:
