@@ -94,7 +94,7 @@ def change_stages(run: Path, ds_config: Path) -> None:
         resident.append(resident_bytes())
     assert held_bytes() - before < 10_000 and not shared_bytes(), "tensors of old engines are alive"
     smallest_engine = (2 * sum(sizes.values()) + 12 * 1_500_000) / ranks.world_size
-    assert resident[-1] - resident[3] < smallest_engine, resident  # 16 changes later
+    assert resident[-1] - resident[9] < smallest_engine, resident  # ten changes later; until then the allocator still finds its size
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
