@@ -4,7 +4,8 @@
     python -m benchmarks.evidence run --corpus corpora/clean --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
 
 A cell's record, benchmarks/results/evidence/TABLE.NAME.SEED.json, is written (and with --commit committed) when the cell ends; a recorded
-cell is skipped. At the end of --minutes, or asked to end, this program asks what runs to stop and save; it goes on at the next call.
+cell is skipped, until the table asks for scores that the record does not have. At the end of --minutes, or asked to end, this program asks
+what runs to stop and save; it goes on at the next call.
 """
 
 import argparse
@@ -131,8 +132,16 @@ def finished(cell: Cell) -> bool:
     return (cell.run / "model" / "config.json").is_file() and all(fine_tuned(cell, share).is_file() for share in cell.klue)
 
 
+def recorded(cell: Cell) -> bool:
+    """Is there a record, with a score for each share that is asked for?"""
+    if not cell.record.is_file():
+        return False
+    scored = {row["tokens"] for row in json.loads(cell.record.read_text(encoding="utf-8"))["klue_re"]}
+    return scored >= {share * cell.tokens for share in cell.klue}
+
+
 def keep(cell: Cell, arguments: argparse.Namespace) -> None:
-    """Write the cell's record from its run folder, and remove the checkpoints, which are large."""
+    """Write the cell's record from its run folder, and remove the checkpoints, which are large; what they showed, an earlier record has."""
     rows = [json.loads(line) for line in (cell.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
     curve = [[row["step"], row["stage"], round(row["valid_loss"], 5)] for row in rows if "valid_loss" in row]
@@ -143,7 +152,10 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
     record["klue_re"] = [{"tokens": share * cell.tokens, **{key: report[key] for key in figures}} for share, report in reports.items()]
     valid = json.loads((cell.corpus(arguments.corpus) / "manifest.json").read_text(encoding="utf-8"))["splits"]["valid"]
     record["tokens_per_character"] = round(valid["tokens"] / valid["characters"], 5)
-    record["probes"] = probe(cell.run, arguments.lexicon)
+    if (cell.run / "checkpoints").is_dir():
+        record["probes"] = probe(cell.run, arguments.lexicon)
+    else:
+        record["probes"] = json.loads(cell.record.read_text(encoding="utf-8"))["probes"]
     RECORDS.mkdir(parents=True, exist_ok=True)
     cell.record.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(cell.run / "checkpoints", ignore_errors=True)
@@ -155,7 +167,7 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run what is left; returns how many cells failed."""
     given, cells = read_cells()
-    left = [cell for cell in cells if not cell.record.is_file() and (not arguments.only or cell.label.startswith(arguments.only))]
+    left = [cell for cell in cells if not recorded(cell) and (not arguments.only or cell.label.startswith(arguments.only))]
     deadline = time.monotonic() + 60 * arguments.minutes
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
@@ -194,7 +206,7 @@ def show() -> None:
     _, cells = read_cells()
     for cell in cells:
         metrics = cell.run / "metrics.jsonl"
-        state = "done" if cell.record.is_file() else f"at {metrics.read_text().count(chr(10))} rows" if metrics.is_file() else "to do"
+        state = "done" if recorded(cell) else f"at {metrics.read_text().count(chr(10))} rows" if metrics.is_file() else "to do"
         print(f"{cell.label:<34}{cell.tokens / 1e6:>8.1f}M tokens   {state}")
 
 

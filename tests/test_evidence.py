@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,13 +77,15 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
             evidence.fine_tuned(cell, share).parent.mkdir()
             scores = dict.fromkeys(("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds"), 1)
             evidence.fine_tuned(cell, share).write_text(json.dumps(scores))
+            return Stub(0)
+        (cell.run / "checkpoints").mkdir(exist_ok=True)
         (cell.run / "model" / "config.json").write_text("{}")
         row = {"step": 1, "stage": "all", "valid_loss": 7.5, "tokens_per_second": 3.0}
         (cell.run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
         return Stub(0)
 
     monkeypatch.setattr(evidence, "start", start)
-    monkeypatch.setattr(evidence, "probe", lambda run, lexicon: {})
+    monkeypatch.setattr(evidence, "probe", lambda run, lexicon: {"seen": (run / "checkpoints").is_dir()})
     (tmp_path / "manifest.json").write_text(json.dumps({"splits": {"valid": {"tokens": 1, "characters": 2}}}))
     arguments = argparse.Namespace(corpus=tmp_path, only="", minutes=1, jobs=2, lexicon=None, commit=False)
     assert evidence.run(arguments) == 1 and sorted(started) == ["bad", "good", "klue", "klue", "klue"]
@@ -95,9 +98,19 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
     )
     started.clear()
     assert evidence.run(arguments) == 1 and started == ["bad"]
+
+    # a score that is asked for later is added to the record; what the checkpoints showed, which are gone, stays
+    monkeypatch.setattr(evidence, "read_cells", lambda: ({}, [replace(cells[0], klue=[1.0])]))
+    started.clear()
+    assert evidence.run(arguments) == 0 and evidence.run(arguments) == 0 and started == ["good"]
+    record = json.loads(cells[0].record.read_text())
+    assert record["klue_re"][0]["tokens"] == 4096 and record["probes"] == {"seen": True}
+
+    monkeypatch.setattr(evidence, "read_cells", lambda: ({}, cells))
+    started.clear()
     monkeypatch.setattr(evidence, "start", lambda cell, given, arguments: started.append(cell.name) or Stub(None))
     arguments.minutes = 0
-    assert evidence.run(arguments) == 0 and started == ["bad"]
+    assert evidence.run(arguments) == 0 and not started
 
 
 @pytest.mark.parametrize("only", ["itl", "main.xpt"])
