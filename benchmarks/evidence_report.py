@@ -1,10 +1,12 @@
 """Tables and pictures of docs/results.md from the records of benchmarks/evidence.py.   python benchmarks/evidence_report.py  (make results)
 
-Prints the tables; writes docs/evidence_*.png. Needs no runs, only benchmarks/results/evidence/*.json.
+Writes the tables between `<!-- make results: NAME -->` and `<!-- end -->` in docs/results.md, and docs/evidence_*.png. Needs no runs, only
+benchmarks/results/evidence/*.json.
 """
 
 import json
 import math
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import ttest_ind
+from scipy.stats import t, ttest_ind
 
-RECORDS, PICTURES = Path("benchmarks/results/evidence"), Path("docs")
+RECORDS, DOCS = Path("benchmarks/results/evidence"), Path("docs")
 REFERENCE = "rates.xpt-2e-3-1e-3"
 """The cell that tables of one change are compared with: everything as in `defaults`."""
+BESIDE = {"itl": [REFERENCE], "schedule": [REFERENCE], "knobs": [REFERENCE], "initialisation": [REFERENCE, "data.xpt-100"]}
+"""Cells of other tables that a table and its picture show, too."""
+BLOCK = re.compile(r"(?<=<!-- make results: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 Record = dict[str, Any]
 
@@ -60,39 +65,45 @@ def spread(values: list[float], digits: int = 3) -> str:
     return f"{statistics.mean(values):.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
+def rows_of(name: str, records: dict[str, list[Record]]) -> dict[str, list[Record]]:
+    """The cells of a table, and those that stand beside them."""
+    return {label: found for label, found in records.items() if label.startswith(f"{name}.") or label in BESIDE.get(name, ())}
+
+
+def difference(one: list[float], other: list[float], digits: int = 3) -> str:
+    """Of the means; of several seeds each with its 95 % interval (Welch's t)."""
+    far = f"{statistics.mean(one) - statistics.mean(other):+.{digits}f}"
+    if min(len(one), len(other)) < 2:
+        return far
+    interval = ttest_ind(one, other, equal_var=False).confidence_interval()
+    return f"{far} ({interval.low:+.{digits}f} to {interval.high:+.{digits}f})"
+
+
 def table(name: str, records: dict[str, list[Record]]) -> str:
-    """Markdown, the best first. Rows of another budget than the reference have their loss within the reference's budget, too."""
-    rows = {label: found for label, found in records.items() if label.startswith(f"{name}.")}
-    if REFERENCE in records:
-        rows.setdefault(REFERENCE, records[REFERENCE])
-    budgets = {record["tokens"] for found in rows.values() for record in found}
-    shared = min(budgets)
+    """Markdown, the best first. Where budgets differ, cells are compared by the loss within the smallest of them."""
+    rows = rows_of(name, records)
+    shared = min(record["tokens"] for found in rows.values() for record in found)
+    early = {label: [loss for record in found if (loss := loss_at(record, shared)) is not None] for label, found in rows.items()}
     pieces = any(record["text"].endswith("k") for found in rows.values() for record in found)
     scored = any(record["klue_re"] for found in rows.values() for record in found)
-    head = [
-        name,
-        "seeds",
-        "tokens",
-        f"loss after {shared / 1e6:.1f}M tokens",
-        "final validation loss",
-        "perplexity",
-        *["nats a character"] * pieces,
-        *["micro-F1"] * scored,
-    ]
+    several = any(record["tokens"] != shared for found in rows.values() for record in found)
+    compared = REFERENCE in rows
+    head = [name, "seeds", "tokens", *[f"loss after {shared / 1e6:.2g}M"] * several, "validation loss", "perplexity"]
+    head += [*["difference"] * compared, *["nats a character"] * pieces, *["micro-F1"] * scored]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    order = sorted(rows.items(), key=lambda item: statistics.mean(loss_at(record, shared) or math.inf for record in item[1]))
-    for label, found in order:
-        shown = label.split(".", 1)[1] if label != REFERENCE or name == "rates" else "(as in the other tables)"
+    for label, found in sorted(rows.items(), key=lambda item: statistics.mean(early[item[0]])):
         losses = [final(record) for record in found]
-        early = [loss for record in found if (loss := loss_at(record, shared)) is not None]
-        line = f"| {shown} | {len(found)} | {found[0]['tokens'] / 1e6:.1f}M | {spread(early)} | {spread(losses)} | "
-        line += f"{math.exp(statistics.mean(losses)):,.1f} |"
+        shown = label.split(".", 1)[1] if label.startswith(f"{name}.") else f"*{label.split('.', 1)[1]}*"
+        entries = [shown, str(len(found)), f"{found[0]['tokens'] / 1e6:.2g}M", *[spread(early[label])] * several]
+        entries += [spread(losses), f"{math.exp(statistics.mean(losses)):,.1f}"]
+        if compared:
+            entries.append("" if label == REFERENCE else difference(early[label], early[REFERENCE]))
         if pieces:  # of masked pieces: more pieces of a word are more context for each, so that this is no code length
-            line += f" {statistics.mean(losses) * found[0]['tokens_per_character']:.3f} |"
+            entries.append(f"{statistics.mean(losses) * found[0]['tokens_per_character']:.3f}")
         if scored:
             scores = [record["klue_re"][-1]["micro_f1"] for record in found if record["klue_re"]]
-            line += f" {spread(scores, 2) if scores else '-'} |"
-        lines.append(line)
+            entries.append(spread(scores, 2) if scores else "")
+        lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines)
 
 
@@ -111,57 +122,65 @@ def picture(name: str, what: str) -> Iterator[Any]:
     axes.set_ylabel(what)
     axes.legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(PICTURES / f"evidence_{name}.png", dpi=110)
+    figure.savefig(DOCS / f"evidence_{name}.png", dpi=110)
     pyplot.close(figure)
 
 
 def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
-    """Validation loss against tokens, a line a cell and one of the reference; the range of seeds is shaded."""
+    """Validation loss against tokens, a line a cell; the range of its seeds is shaded."""
     with picture(name, "validation loss") as axes:
-        for label, found in sorted(records.items()):
-            if not label.startswith(f"{name}.") and (label != REFERENCE or name == "main"):
-                continue
+        for label, found in sorted(rows_of(name, records).items()):
             each = found[0]["tokens"] / found[0]["steps"]
             steps = sorted(set.intersection(*({point[0] for point in record["curve"]} for record in found)))
             losses = [[next(point[2] for point in record["curve"] if point[0] == step) for record in found] for step in steps]
             places = [max(step, 1) * each / 1e6 for step in steps]
-            (line,) = axes.plot(places, [statistics.mean(several) for several in losses], label=label.split(".", 1)[1])
+            (line,) = axes.plot(places, [statistics.mean(several) for several in losses], label=label.removeprefix(f"{name}."))
             if len(found) > 1:
                 axes.fill_between(places, [min(s) for s in losses], [max(s) for s in losses], color=line.get_color(), alpha=0.25)
 
 
 def draw_scores(arms: list[list[Record]]) -> None:
-    """Micro-F1 of the main result against tokens: a point a seed, a line through the means."""
+    """Micro-F1 of the main result against tokens: a point a seed, the mean with its 95 % interval (t)."""
     with picture("scores", "KLUE-RE micro-F1") as axes:
         for found in arms:
-            points = [(row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"]]
+            points = sorted((row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"])
             places = sorted({place for place, _ in points})
-            means = [statistics.mean(score for place, score in points if place == at) for at in places]
-            (line,) = axes.plot(places, means, label=found[0]["name"])
-            axes.plot(*zip(*points, strict=True), "o", color=line.get_color(), markersize=4)
+            scores = [[score for place, score in points if place == at] for at in places]
+            half = [t.ppf(0.975, len(s) - 1) * statistics.stdev(s) / len(s) ** 0.5 if len(s) > 1 else 0.0 for s in scores]
+            line = axes.errorbar(places, [statistics.mean(s) for s in scores], half, capsize=3, label=found[0]["name"])
+            axes.plot(*zip(*points, strict=True), "o", color=line[0].get_color(), markersize=4)
 
 
 def scores_table(records: dict[str, list[Record]]) -> str:
-    """KLUE-RE micro-F1 after so many tokens, of every cell that was fine-tuned."""
-    found: dict[str, dict[float, list[float]]] = {}
-    for label, seeds in records.items():
-        for record in seeds:
-            for row in record["klue_re"]:
-                found.setdefault(label, defaultdict(list))[row["tokens"]].append(row["micro_f1"])
+    """KLUE-RE after so many tokens, of the main result's arms."""
+    found: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for label, seeds in sorted(records.items(), reverse=True):
+        for score, shown in (("micro_f1", "micro-F1"), ("auprc", "AUPRC")):
+            for record in seeds if label.startswith("main.") else ():
+                for row in record["klue_re"]:
+                    found.setdefault((label.split(".", 1)[1], shown), defaultdict(list))[row["tokens"]].append(row[score])
     places = sorted({tokens for points in found.values() for tokens in points})
-    lines = [
-        "| KLUE-RE micro-F1 | " + " | ".join(f"{tokens / 1e6:.1f}M tokens" for tokens in places) + " |",
-        "|---" * (len(places) + 1) + "|",
-    ]
-    for label, points in found.items():
-        lines.append(f"| {label} | " + " | ".join(spread(points[tokens], 2) if tokens in points else "-" for tokens in places) + " |")
+    head = ["KLUE-RE", "", *(f"{tokens / 1e6:.1f}M tokens" for tokens in places)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for (label, shown), points in found.items():
+        entries = [label, shown, *(spread(points[tokens], 2) if tokens in points else "" for tokens in places)]
+        lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines)
 
 
-def difference(one: list[float], other: list[float]) -> str:
-    """Of the means, with its 95 % interval over seeds (Welch's t)."""
-    interval = ttest_ind(one, other, equal_var=False).confidence_interval()
-    return f"{statistics.mean(one) - statistics.mean(other):+.2f} (95 % {interval.low:+.2f} to {interval.high:+.2f})"
+def hypotheses(records: dict[str, list[Record]]) -> str:
+    """What became of the two, in figures."""
+    xpts, scratches = records.get("main.xpt", []), records.get("main.scratch", [])
+    lines = []
+    if xpts and scratches:
+        scores = [[record["klue_re"][-1]["micro_f1"] for record in arm] for arm in (xpts, scratches)]
+        lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; asked: +15.")
+        lines.append(f"* validation loss at the end: {difference(*([final(record) for record in arm] for arm in (xpts, scratches)))}.")
+    for xpt, scratch in zip(xpts, scratches, strict=False):
+        needed = tokens_to_reach(xpt, final(scratch))
+        reached = "never" if needed is None else f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}"
+        lines.append(f"* seed {xpt['seed']}: xpt has scratch's last loss, {final(scratch):.3f}, {reached}; asked: 1/32.")
+    return "\n".join(lines)
 
 
 def probes_tables(record: Record) -> str:
@@ -178,24 +197,30 @@ def probes_tables(record: Record) -> str:
     return "\n".join(lines)
 
 
+def blocks(records: dict[str, list[Record]]) -> dict[str, str]:
+    """What stands in the document, by name: TABLE, scores, hypotheses, probes.TABLE.NAME."""
+    found = {name: table(name, records) for name in dict.fromkeys(label.split(".")[0] for label in records)}
+    found |= {"scores": scores_table(records), "hypotheses": hypotheses(records)}
+    return found | {f"probes.{label}": probes_tables(seeds[0]) for label, seeds in records.items() if "probes" in seeds[0]}
+
+
+def rendered(text: str, records: dict[str, list[Record]]) -> str:
+    """The document with its blocks made anew. Raises KeyError for a block that no record is behind."""
+    made = blocks(records)
+    return BLOCK.sub(lambda found: f"{found[1]}{found[2]}{made[found[1]]}\n", text)
+
+
 def main() -> None:
     records = read_records()
+    document = DOCS / "results.md"
+    text = document.read_text(encoding="utf-8")
+    document.write_text(rendered(text, records), encoding="utf-8")
     for name in dict.fromkeys(label.split(".")[0] for label in records):
-        print(table(name, records) + "\n")
-        draw_curves(name, records)
-    if any(record["klue_re"] for seeds in records.values() for record in seeds):
-        print(scores_table(records) + "\n")
+        if f"evidence_{name}.png" in text:
+            draw_curves(name, records)
     both = [records.get(f"main.{arm}", []) for arm in ("xpt", "scratch")]
-    for xpt, scratch in zip(*both, strict=False):
-        needed = tokens_to_reach(xpt, final(scratch))
-        factor = "never" if needed is None else f"{needed / 1e6:.2f}M tokens, a {scratch['tokens'] / needed:.0f}th"
-        print(f"seed {xpt['seed']}: xpt reaches scratch's final loss of {final(scratch):.3f} after {factor}")
-    if min(map(len, both)) > 1:
+    if all(both) and "evidence_scores.png" in text:
         draw_scores(both)
-        print("final validation loss, xpt - scratch: " + difference(*([final(record) for record in arm] for arm in both)))
-        print("micro-F1, xpt - scratch: " + difference(*([record["klue_re"][-1]["micro_f1"] for record in arm] for arm in both)))
-    for label in dict.fromkeys(label for label in (REFERENCE, "initialisation.holdout", "main.xpt") if label in records):
-        print(f"\n{label}\n\n" + probes_tables(records[label][0]))
 
 
 if __name__ == "__main__":

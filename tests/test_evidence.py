@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from scipy.stats import ttest_ind
 
-from benchmarks import evidence, variants
+from benchmarks import evidence, evidence_report, variants
 from trainer import engine
 from trainer.recipe import Optimizer, load_recipe
 
@@ -122,3 +123,36 @@ def test_a_part_of_the_table_can_be_run(only, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
     evidence.run(argparse.Namespace(only=only, minutes=1, jobs=2, lexicon=None, commit=False))
     assert started and all(label.startswith(only) for label in started)
+
+
+def record(name: str, seed: int, losses: list[float], scores: list[float]) -> dict:
+    """Of a run of 4M tokens, 100 steps each between validations."""
+    steps = 100 * (len(losses) - 1)
+    curve = [[100 * place, "all", loss] for place, loss in enumerate(losses)]
+    rows = [{"tokens": 2e6 * (place + 1), "micro_f1": score, "auprc": score} for place, score in enumerate(scores)]
+    table, own = name.split(".")
+    return {"table": table, "name": own, "seed": seed, "tokens": 4_000_000, "steps": steps, "text": "", "curve": curve, "klue_re": rows}
+
+
+def test_the_report_says_what_the_records_say() -> None:
+    xpt = [record("main.xpt", 0, [9, 6, 4, 3, 2], [30, 50]), record("main.xpt", 1, [9, 7, 5, 3, 2.2], [32, 52])]
+    scratch = [record("main.scratch", 0, [9, 8, 8, 7, 5], [10, 20]), record("main.scratch", 1, [9, 8, 8, 7, 6], [10, 24])]
+    records = {"main.xpt": xpt, "main.scratch": scratch}
+    # seed 0 has 5 half-way between 6 after 1M tokens and 4 after 2M; seed 1 has 6 half-way between 7 and 5
+    lines = evidence_report.hypotheses(records)
+    assert "seed 0: xpt has scratch's last loss, 5.000, after 1.50M tokens, 1/2.7" in lines and "seed 1" in lines
+    interval = ttest_ind([50, 52], [20, 24], equal_var=False).confidence_interval()
+    assert f"+29.00 ({interval.low:+.2f} to {interval.high:+.2f})" in lines
+    assert evidence_report.table("main", records).splitlines()[2:] == [
+        "| xpt | 2 | 4M | 2.100 ± 0.141 | 8.2 | 51.00 ± 1.41 |",
+        "| scratch | 2 | 4M | 5.500 ± 0.707 | 244.7 | 22.00 ± 2.83 |",
+    ]
+    assert "| xpt | micro-F1 | 31.00 ± 1.41 | 51.00 ± 1.41 |" in evidence_report.scores_table(records)
+    text = "Words.\n<!-- make results: hypotheses -->\nold\nolder\n<!-- end -->\nMore.\n"
+    assert evidence_report.rendered(text, records) == text.replace("old\nolder", lines)
+
+
+def test_the_document_is_what_the_records_make_it() -> None:
+    text = (evidence_report.DOCS / "results.md").read_text(encoding="utf-8")
+    assert text.count("<!-- make results") == text.count("<!-- end -->") > 2
+    assert evidence_report.rendered(text, evidence_report.read_records()) == text, "run `make results`"
