@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_tools.corpus import sha256_of
+from data_tools.errors import UserError
 from data_tools.exclusions import read_exclusions
 from data_tools.filters import SentenceFilter
 from data_tools.hub import is_dataset, read_dataset
@@ -44,7 +45,10 @@ def describe_sentences(options: argparse.Namespace, inputs: list[Path | str]) ->
         else {"name": relative_name(file, folders), "bytes": file.stat().st_size, "sha256": sha256_of(file)}
         for file in tqdm(inputs, desc="inputs", disable=not sys.stderr.isatty(), leave=False)
     ]
-    excluded = [sha256_of(file) for file in options.exclude if file.is_file()]
+    for file in options.exclude:
+        if not file.is_file():
+            raise UserError(f"--exclude {file}: expected a file of evaluation data, found none; check the path.")
+    excluded = [sha256_of(file) for file in options.exclude]
     return {name: getattr(options, name) for name in SETTINGS} | {"exclude": excluded, "inputs": described}
 
 

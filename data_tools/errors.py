@@ -3,8 +3,11 @@
 Exit status 2: the user gave something that cannot be used. Exit status 1: something broke.
 """
 
+import errno
 import sys
 from collections.abc import Callable
+
+_GIVEN = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -22,9 +25,17 @@ def run_command(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `... | head`
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:  # a path that cannot be used, else a disk that is full or broken
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2 if error.errno in _GIVEN else 1)

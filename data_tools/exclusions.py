@@ -45,18 +45,19 @@ def _texts(file: Path) -> Iterator[str]:
         raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file.") from None
     except UnicodeDecodeError:
         raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file.") from None
-    if content.lstrip()[:1] in ("[", "{"):
-        try:
-            yield from _strings(json.loads(content))
-            return
-        except ValueError:
-            pass
-        try:
-            yield from _strings([json.loads(line) for line in content.splitlines() if line.strip()])
-            return
-        except ValueError:
-            pass
-    yield from content.splitlines()
+    if not re.match(r'\s*(\[\s*[\[{"]|\{\s*")', content):
+        yield from content.splitlines()
+        return
+    try:
+        yield from _strings(json.loads(content))
+    except (ValueError, RecursionError):
+        for number, line in enumerate(content.split("\n"), 1):  # a string may hold U+2028, which splitlines() takes for an end
+            try:
+                yield from _strings(json.loads(line)) if line.strip() else ()
+            except (ValueError, RecursionError) as error:
+                raise UserError(
+                    f"--exclude {file}: begins as JSON, but is neither JSON nor, at line {number}, JSON lines ({error}); mend it."
+                ) from None
 
 
 def _strings(value: Any) -> Iterator[str]:

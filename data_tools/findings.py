@@ -115,6 +115,6 @@ def _load_tokenizer(model: str) -> Any:
 
     logging.set_verbosity_error()  # sentences longer than its model takes are fine here
     try:
-        return AutoTokenizer.from_pretrained(locate_model(model))
+        return AutoTokenizer.from_pretrained(locate_model(model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"--seed-model {model}: its tokenizer cannot be loaded ({str(error).splitlines()[0]}).") from error

@@ -54,10 +54,6 @@ class IndexedDatasetWriter:
             self._append(np.asarray(self._open_sizes), np.asarray([len(self._open_sizes)]))
             self._open_sizes = []
 
-    def add_document(self, ids: np.ndarray, sizes: np.ndarray) -> None:
-        """Append a whole document: the ids of its items one after another, and the items' sizes."""
-        self.add_documents(ids, sizes, np.asarray([len(sizes)]))
-
     def add_documents(self, ids: np.ndarray, sizes: np.ndarray, items_per_document: np.ndarray) -> None:
         """Append several whole documents: ids (tokens,), sizes (items,) and items_per_document (documents,)."""
         assert not self._open_sizes, "end_document first"

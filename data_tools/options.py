@@ -10,7 +10,7 @@ from data_tools.filters import SCRIPTS
 
 DEFAULT_VOCAB_SIZE = 32_000
 _LEAST = {"vocab_size": 10, "valid_sentences": 0, "test_sentences": 0, "max_train_sentences": 1, "workers": 1, "min_characters": 1,
-          "max_characters": 1}  # fmt: skip
+          "max_characters": 1, "seed": 0}  # fmt: skip
 
 
 def new_parser(command: str, description: str | None) -> argparse.ArgumentParser:

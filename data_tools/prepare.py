@@ -18,6 +18,7 @@ import sentencepiece
 from tqdm import tqdm
 
 from data_tools import corpus as corpora
+from data_tools import lock
 from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences
 from data_tools.encoding import Block, encode_block
 from data_tools.errors import UserError, run_command
@@ -25,7 +26,7 @@ from data_tools.mmididx import IndexedDatasetWriter
 from data_tools.options import DEFAULT_VOCAB_SIZE, add_input, add_sentences, add_vocabulary, check_numbers, new_parser
 from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
 from data_tools.spool import Spool
-from data_tools.vocabulary import MODEL_NAME, check_export, export_tokenizer, load_processor, train_vocabulary
+from data_tools.vocabulary import FILES, MODEL_NAME, check_export, export_tokenizer, load_processor, train_vocabulary
 from data_tools.work import Work
 from data_tools.workers import mpi_workers, ordered_map
 
@@ -74,6 +75,11 @@ def prepare(options: argparse.Namespace) -> None:
         print(f"{output_dir}: a corpus of these inputs and settings is already there; nothing to do")
         return
     work = Work(output_dir / WORK_NAME)
+    work.path.mkdir(parents=True, exist_ok=True)
+    lock.hold(work.path)
+    if is_already_there(output_dir, settings):
+        print(f"{output_dir}: another process made this corpus meanwhile; nothing to do")
+        return
     clear_remains(output_dir)
     spool, facts = spool_sentences(options, described, inputs, work)
     total = int(spool.num_sentences.sum())
@@ -143,7 +149,8 @@ def make_tokenizer(options: argparse.Namespace, settings: dict[str, Any], spool:
         print(f"{folder}: the tokenizer stands there already", flush=True)
         return
     if options.tokenizer:
-        shutil.copytree(options.tokenizer, folder, dirs_exist_ok=True)
+        for name in FILES:  # no others: the folder may be that of a model
+            shutil.copyfile(options.tokenizer / name, folder / name)
     else:
         print(f"training {options.vocab_size} pieces", flush=True)
         sample = sample_sentences(spool, splits, options.seed)

@@ -82,6 +82,8 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
             ) from error
         except ElementTree.ParseError as error:
             raise UserError(f"{path}: expected well-formed XML to the end, found: {error}; the dump is cut short or damaged.") from error
+        except (ValueError, LookupError) as error:  # XML that declares an encoding the parser does not know
+            raise UserError(f"{path}: expected UTF-8 or UTF-16, found an encoding no one can read ({error}); convert the file.") from error
         except OSError as error:  # bz2 reports damage so
             raise UserError(f"{path}: cannot be read to the end: {error}; fetch it again or leave it out.") from error
 
@@ -105,7 +107,7 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
     encoding = "utf-16" if utf16 else "utf-8-sig"
     start = codecs.getincrementaldecoder(encoding)("replace").decode(head)
     first_line = next((line for line in start.splitlines() if line.strip()), "")
-    if re.match(r"\s*(<\?xml\b[^>]*>\s*)?(<!--.*?-->\s*)*<mediawiki\b", start, re.DOTALL):
+    if re.match(r"\s*(<\?xml\b[^>]*>\s*)?(<!--(?:(?!-->).)*-->\s*)*<mediawiki\b", start, re.DOTALL):
         return _parse_mediawiki(stream)
     if "\0" in start:
         raise UserError(f"{path}: expected text, found binary data (a zero byte near the start); leave the file out.")
@@ -116,6 +118,8 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
         return _parse_doc_elements(lines, path)
     if re.match(r'\s*\{\s*"', first_line):
         return _parse_json_lines(lines, path)
+    if re.match(r"\s*(\[\s*(\{|$)|\{\s*\}?\s*$)", first_line):
+        raise UserError(f"{path}: expected JSON with an object a line, found an array or objects over several lines; write one a line.")
     return _parse_plain(lines)
 
 
@@ -170,7 +174,7 @@ def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[Document]:
             continue
         try:
             article = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
             raise UserError(f"{path}, line {number}: expected one JSON object a line, found {line[:60]!r} ({error}).") from error
         text = article.get("text") if isinstance(article, dict) else None
         if not isinstance(text, str):

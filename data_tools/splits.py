@@ -34,7 +34,7 @@ def held_out_sizes(total: int, valid: int | None, test: int | None) -> tuple[int
 def assign_documents(num_sentences: np.ndarray, valid: int, test: int, max_train: int | None, seed: int) -> np.ndarray:
     """The split of each document, uint8, from the sentences of each: valid, then test, then train are filled in an order shuffled
     by `seed` with the documents that still fit, so that no document straddles splits and no split exceeds its size
-    (but by a document larger than the whole split, when no smaller one is left).
+    (but by a document larger than the whole split, when no smaller one is left), and one is left for each split that follows.
 
     Raises UserError when there are fewer documents than splits.
     """
@@ -48,22 +48,24 @@ def assign_documents(num_sentences: np.ndarray, valid: int, test: int, max_train
     left = list(range(len(sizes)))
     random.Random(seed).shuffle(left)
     assignment = np.full(len(sizes), UNUSED, np.uint8)
-    for split, target in wanted:
+    for place, (split, target) in enumerate(wanted):
         if target is None:
             assignment[left] = split
         elif target:
-            taken = _take(left, sizes, target)
+            taken = _take(left, sizes, target, len(left) - sum(size != 0 for _, size in wanted[place + 1 :]))
             assignment[taken] = split
             left = [document for document in left if assignment[document] == UNUSED]
     return assignment
 
 
-def _take(documents: list[int], sizes: list[int], target: int) -> list[int]:
-    taken, total = [], 0
+def _take(documents: list[int], sizes: list[int], target: int, most: int) -> list[int]:
+    """Those of the documents, `most` of them at the utmost, that fit one after another into the target; else the smallest one."""
+    taken: list[int] = []
+    total = 0
     for document in documents:
+        if total == target or len(taken) == most:
+            break
         if total + sizes[document] <= target:
             taken.append(document)
             total += sizes[document]
-            if total == target:
-                break
     return taken or [min(documents, key=lambda document: sizes[document])]

@@ -28,6 +28,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from data_tools.errors import UserError
 
 MODEL_NAME = "sentencepiece.model"
+FILES = (MODEL_NAME, "tokenizer.json", "tokenizer_config.json")  # of a tokenizer folder; the last one is written last
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # in the order of their ids, which are RoBERTa's
 UNKNOWN_ID = 3
 MAX_LENGTH = 512
@@ -202,6 +203,9 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
     Raises UserError when a file is missing or the two disagree (XLM-R's tokenizer, for one, shifts SentencePiece's ids).
     """
     processor = load_processor(folder)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: expected a tokenizer folder with {name} in it, found none; give one that prepare made.")
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the tokenizers library raises bare Exceptions

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 RUN=runs/quickstart
 export DS_ACCELERATOR=cpu
 echo "== 1. An invented Korean world: a wiki dump, and examples in KLUE-RE's format"
-[ -d $RUN/world ] || python -m data_tools.world --output-dir $RUN/world
+[ -f $RUN/world/klue_re_eval.json ] || python -m data_tools.world --output-dir $RUN/world
 
 echo "== 2. Corpus: dump -> sentences -> SentencePiece -> memory-mapped tokens"
 python -m data_tools.prepare --input $RUN/world/wiki.xml --output-dir $RUN/corpus --vocab-size 8000

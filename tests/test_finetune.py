@@ -305,7 +305,7 @@ def test_head_on_the_entities_learns_and_lies_beside_a_plain_base_model(work, tm
     report = json.loads((tmp_path / "D" / "report.json").read_text(encoding="utf-8"))
     assert report["micro_f1"] > 95 and report["head"] == "entities" and report["selection"] == "last epoch" and report["epoch"] == 4
     again = evaluate(str(tmp_path / "D"), work / "dev.jsonl")
-    assert again == {key: value for key, value in report.items() if key != "training_seconds"}
+    assert again == report
     base, loading = AutoModel.from_pretrained(tmp_path / "D", output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     classifier = load_classifier(str(tmp_path / "D"))
@@ -461,6 +461,11 @@ def headless(at: Path, model: Path) -> None:
     save_file(kept, at / "model.safetensors", {"format": "pt"})
 
 
+def not_finite(at: Path, model: Path) -> None:
+    tensors = load_file(copied(model, at) / "model.safetensors")
+    save_file({**tensors, "classifier.bias": tensors["classifier.bias"] * float("nan")}, at / "model.safetensors", {"format": "pt"})
+
+
 # (command, flag and value, how the bad thing is made, what the message says); {bad} is the place of the bad thing.
 BAD_INPUT: list[tuple[str, Making, tuple[str, ...]]] = [
     ("train --train-file {bad}", nothing, ("{bad}: no such file", "expected KLUE-RE rows")),
@@ -530,6 +535,9 @@ BAD_INPUT: list[tuple[str, Making, tuple[str, ...]]] = [
         configured(klue_re={"input_format": "untyped", "max_length": 20, "head": "entities"}),
         ("{bad}: expected entity_head.safetensors beside the model", "found: ", "copy it there, or fine-tune anew"),
     ),
+    ("eval --model {bad}", configured(hidden_size="x"), ("--model {bad}: expected a model", "found none that loads", "give another")),
+    ("eval --model {bad}", configured(id2label=[1]), ("--model {bad}: expected a model", "found none that loads", "give another")),
+    ("eval --model {bad}", not_finite, ("41 of 41 rows have no finite probabilities", "damaged", "give a lower rate")),
     ("eval --model {bad}", headless, ("--model {bad}: expected a fine-tuned classifier, found none of the weights cla", "fine-tune")),
 ]
 
@@ -552,6 +560,48 @@ def test_bad_input_is_told_in_one_message(number, work, trained, tmp_path, monke
     assert ended.value.code == 2 and error.startswith("error: ") and error.count("error: ") == 1 and "Traceback" not in error, error
     assert all(word.replace("{bad}", str(bad)) in error for word in words), error
     assert sorted(tmp_path.rglob("*")) == before  # nothing is left behind, so that the corrected command may use the folder
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(work, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_tools.lock.WAIT_SECONDS", 0.3)
+    output = tmp_path / "D"
+    output.mkdir()
+    hold = "import sys; from data_tools import lock; from pathlib import Path; lock.hold(Path(sys.argv[1])); print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold, output], stdin=-1, stdout=-1, cwd=REPOSITORY) as other:
+        assert other.stdout and other.stdout.readline()
+        with pytest.raises(UserError, match=f"process {other.pid} .* is at work there"):
+            train(settings(work, output))
+        assert [entry.name for entry in output.iterdir()] == ["lock"]
+        other.kill()
+    train(settings(work, output, epochs=1))
+    assert (output / "report.json").is_file()
+
+
+def test_blanks_are_filled_and_mistakes_told(work, tmp_path, monkeypatch, capsys):
+    seed = work / "seed"
+    broken = copied(seed, tmp_path / "bad")
+    (broken / "tokenizer.json").write_text("{")
+
+    def fill(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["fill_mask.py", *map(str, arguments)])
+        try:
+            runpy.run_path(str(REPOSITORY / "trainer" / "fill_mask.py"), run_name="__main__")
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    assert fill("--model", seed, "--top", 1000, "[MASK] 태어났다") == 0
+    assert capsys.readouterr().out.count("%") == len(AutoTokenizer.from_pretrained(seed))
+    for words, arguments in (
+        ("--top -1", ("--model", seed, "--top", -1, "[MASK]")),
+        ("--model", ("--model", broken, "[MASK]")),
+        ("expected [MASK]", ("--model", seed, "태어났다")),
+        ("at most 20 tokens", ("--model", seed, "[MASK] " * 30)),
+        ("expected UTF-8", ("--model", seed, "[MASK] \udcff")),
+    ):
+        assert fill(*arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and words in error and "Traceback" not in error, error
 
 
 def test_diverging_loss_is_told(work, tmp_path, monkeypatch):
@@ -595,8 +645,20 @@ def test_comparison_makes_a_table_and_goes_on(work, tmp_path):
     compare(models_, [0, 1], tmp_path / "C", recipe, both_conflicts=True)
     again = json.loads((tmp_path / "C" / "table.json").read_text(encoding="utf-8"))
     assert again["models"]["a"] == table["models"]["a"] and again["differences"] == table["differences"]
-    with pytest.raises(UserError, match=r"expected scores on .*train\.json, found scores on .*dev\.jsonl"):
-        compare(models_, [0, 1], tmp_path / "C", recipe | {"eval_file": recipe["train_file"]}, both_conflicts=True)
+    # the same path with other labels: finished models are scored anew, not trained
+    weights = tmp_path / "C" / "a" / "seed-0" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    other = read_rows(work / "dev.jsonl")
+    for row in other:
+        row["label"] = "no_relation"
+    recipe["eval_file"] = tmp_path / "dev.jsonl"
+    recipe["eval_file"].write_text("".join(json.dumps(row) + "\n" for row in other), encoding="utf-8")
+    compare(models_, [0], tmp_path / "C", recipe, both_conflicts=True)
+    anew = json.loads((tmp_path / "C" / "table.json").read_text(encoding="utf-8"))["models"]["a"]["runs"][0]
+    assert anew["micro_f1"] == 0 and weights.stat().st_mtime_ns == before
+    said = [row["prediction"] for row in read_rows(tmp_path / "C" / "a" / "seed-0" / "predictions.jsonl")]
+    assert anew["accuracy"] == pytest.approx(100 * said.count("no_relation") / len(other))
+    assert anew["training_seconds"] == table["models"]["a"]["runs"][0]["training_seconds"]
     for given, words in ((["x"], "expected NAME="), (["x=y", "x=z"], "twice"), (["../x=y"], "expected NAME=")):
         with pytest.raises(UserError, match=words):
             named_models(given)

@@ -48,8 +48,7 @@ def test_bulk_writing_gives_the_same_bytes(tmp_path: Path) -> None:
     documents = random_documents(1, 1000)
     write_items(tmp_path / "one", documents, np.uint16)
     with IndexedDatasetWriter(tmp_path / "bulk", np.uint16) as writer:
-        writer.add_document(np.concatenate(documents[0]), np.array([len(item) for item in documents[0]]))
-        for pair in (documents[1:5], documents[5:]):
+        for pair in (documents[:1], documents[1:5], documents[5:]):
             items = [item for document in pair for item in document]
             writer.add_documents(
                 np.concatenate(items), np.array([len(item) for item in items]), np.array([len(document) for document in pair])

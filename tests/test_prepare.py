@@ -4,6 +4,7 @@ import html
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,11 +20,12 @@ from data_tools import prepare as prepare_command
 from data_tools.corpus import MANIFEST_NAME, SPLITS, Corpus
 from data_tools.duplicates import first_occurrences
 from data_tools.errors import UserError
+from data_tools.exclusions import read_exclusions
 from data_tools.findings import Findings
 from data_tools.page import render
 from data_tools.sentences import split_sentences
 from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
-from data_tools.vocabulary import check_export, load_processor
+from data_tools.vocabulary import FILES, check_export, load_processor
 
 SYLLABLES = "가나다라마바사아자차카타파하고노도로모보소오조초코토포호"
 
@@ -121,7 +123,10 @@ def test_same_bytes_whatever_the_workers(
 
 
 def test_a_tokenizer_is_reused_and_sizes_are_held(corpus_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    options = ("--tokenizer", corpus_dir / "tokenizer", "--token-dtype", "int32", "--seed", 3, "--workers", 1)
+    model = shutil.copytree(corpus_dir / "tokenizer", tmp_path / "model")  # a model's folder: its weights are not the tokenizer's
+    (model / "model.safetensors").write_text("weights")
+    (model / "folder").mkdir()
+    options = ("--tokenizer", model, "--token-dtype", "int32", "--seed", 3, "--workers", 1)
     run(
         "--input",
         text_file,
@@ -140,8 +145,13 @@ def test_a_tokenizer_is_reused_and_sizes_are_held(corpus_dir: Path, text_file: P
     assert corpus.split("train").tokens.dtype == np.int32 and len(corpus.split("test")) == 0 and corpus.vocab_size == 200
     oracle = MMapIndexedDataset(str(tmp_path / "c" / "train"), skip_warmup=True)  # kept alive: its items are views
     assert oracle[7].tolist() == corpus.split("train")[7].tolist()
-    for name in ("sentencepiece.model", "tokenizer.json"):
+    assert sorted(file.name for file in (tmp_path / "c" / "tokenizer").iterdir()) == sorted(FILES)
+    for name in FILES:
         assert (tmp_path / "c/tokenizer" / name).read_bytes() == (corpus_dir / "tokenizer" / name).read_bytes()
+    (model / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer_config\.json in it, found none"):
+        run("--input", text_file, "--output-dir", tmp_path / "d", *options)
+    options = ("--tokenizer", corpus_dir / "tokenizer", *options[2:])
     with pytest.raises(UserError, match="--vocab-size 99: expected 200"):
         run("--input", text_file, "--output-dir", tmp_path / "d", *options, "--vocab-size", 99)
 
@@ -224,14 +234,25 @@ def test_split_sizes() -> None:
     assert 0 < totals[0] <= 60 and totals[1:] == [4, 3] and (assignment == UNUSED).any()
     assert (assign_documents(sizes, 4, 3, 60, 0) == assignment).all() and (assign_documents(sizes, 4, 3, 60, 1) != assignment).any()
     assert assign_documents(np.array([9, 8, 7]), 1, 1, None, 0).tolist() == [TRAIN, TEST, VALID]  # the smallest, when none fits
+    for seed in range(6):  # small ones that all fit into the first split: each split still gets one
+        assert sorted(assign_documents(np.array([1, 1, 600]), 30, 26, None, seed).tolist()) == sorted([TRAIN, VALID, TEST])
+        assert assign_documents(np.array([1, 1, 600]), 30, 26, None, seed)[2] == TRAIN
 
 
 def test_the_commands_as_launched(text_file: Path, corpus_dir: Path, tmp_path: Path) -> None:
     def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False)
 
-    missing = launch("-m", "data_tools.prepare", "--input", tmp_path / "none", "--output-dir", tmp_path / "c")
-    assert missing.returncode == 2 and missing.stderr.startswith("error: --input") and missing.stderr.count("\n") == 1
+    (tmp_path / "file").write_text("")
+    for said, arguments in (
+        ("error: --input", ("prepare", "--input", tmp_path / "none", "--output-dir", tmp_path / "c")),
+        ("error: --seed -1", ("prepare", "--input", text_file, "--output-dir", tmp_path / "c", "--seed", -1)),
+        (f"error: {tmp_path / 'file'}", ("prepare", "--input", text_file, "--output-dir", tmp_path / "file" / "x")),
+        (f"error: {tmp_path / 'nodir'}", ("steps", "sentences", "--input", text_file, "--output", tmp_path / "nodir" / "x")),
+        (f"error: {tmp_path / 'file'}", ("world", "--output-dir", tmp_path / "file" / "x")),
+    ):
+        missing = launch("-m", f"data_tools.{arguments[0]}", *arguments[1:])
+        assert missing.returncode == 2 and missing.stderr.startswith(said) and missing.stderr.count("\n") == 1, missing.stderr
     report = launch("-m", "data_tools.inspect", corpus_dir, "--verify", "--samples", 2)
     assert report.returncode == 0 and report.stderr == ""
     sentences = {sentence for document in DOCUMENTS for sentence in document}
@@ -314,8 +335,40 @@ def test_what_is_left_out_is_left_out_and_counted(tmp_path: Path) -> None:
     assert corpus.manifest["sentences"] == counts and 2 * total - sum(counts.values()) == len(expected)
     with pytest.raises(UserError, match="differs in exclude"):
         run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", *options[:-2])
-    with pytest.raises(UserError, match=r"--exclude .*none"):
-        run("--input", tmp_path / "text", "--output-dir", tmp_path / "d", "--exclude", tmp_path / "none")
+    for output in ("c", "d"):
+        with pytest.raises(UserError, match=r"--exclude .*none"):
+            run("--input", tmp_path / "text", "--output-dir", tmp_path / output, *options[:-1], tmp_path / "none")
+
+
+def test_evaluation_files_of_any_shape_are_read_whole_or_refused(tmp_path: Path) -> None:
+    rows = [{"guid": f"g{number}", "sentence": f"{number}번째 문장은\u2028가나다라마바사이다."} for number in range(9)]
+    shapes = {
+        "array": json.dumps(rows, ensure_ascii=False),
+        "lines": "\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
+        "text": "\n".join(row["sentence"].replace("\u2028", " ") for row in rows),
+    }
+    keys = {}
+    for name, content in shapes.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        keys[name] = read_exclusions([tmp_path / name], lambda text: [text])
+    assert len(keys["array"]) == 9 and all((found == keys["array"]).all() for found in keys.values())
+    for name in ("array", "lines"):
+        (tmp_path / name).write_text(shapes[name][:-20], encoding="utf-8")
+        with pytest.raises(UserError, match="begins as JSON, but is neither"):
+            read_exclusions([tmp_path / name], lambda text: [text])
+
+
+def test_a_second_start_waits_for_the_first(text_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "data_tools.prepare", "--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", "200",
+               "--workers", "1"]  # fmt: skip
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted("done; look inside" in text for text in said) == [False, True]
+    Corpus.open(tmp_path / "c").verify()
+    assert sorted(entry.name for entry in (tmp_path / "c").iterdir() if not entry.name.startswith(".")) == sorted(
+        [MANIFEST_NAME, "tokenizer", *(f"{split}{end}" for split in SPLITS for end in (".bin", ".idx"))]
+    )
 
 
 def test_duplicates_in_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,7 +181,18 @@ BAD_FILES = {
     "JSON cut": (JSON_LINES[:-9].encode(), "line 3"),
     "JSON without text": (b'{"title": "a"}\n', "line 1.*text"),
     "JSON list": (b'{"text": "a"}\n["a"]\n', "line 2"),
+    "JSON array": (json.dumps([{"text": "가나다 라마."}], ensure_ascii=False).encode(), "an object a line, found an array"),
+    "JSON array over lines": (json.dumps([{"text": "가나다 라마."}], indent=1).encode(), "an object a line, found an array"),
+    "JSON object over lines": (json.dumps({"text": "가나다 라마."}, indent=1).encode(), "an object a line"),
+    "JSON with a huge number": (b'{"text": "a", "id": ' + b"9" * 5000 + b"}\n", "line 1"),
+    "XML in euc-kr": ('<?xml version="1.0" encoding="euc-kr"?>\n' + DUMP[DUMP.index("<mediawiki") :], "expected UTF-8 or UTF-16"),
 }
+
+
+def test_a_text_that_begins_with_comments_is_told_quickly(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("<!-- a -->\n" * 40 + "글이다.\n")
+    (tmp_path / "dump").write_text("<!-- a -->\n" * 40 + DUMP[DUMP.index("<mediawiki") :])
+    assert len(list(read_documents(tmp_path / "file"))) == 1 and next(read_documents(tmp_path / "dump")).is_wikitext
 
 
 @pytest.mark.parametrize("name", BAD_FILES)

@@ -201,6 +201,11 @@ def predict_probabilities(classifier: Classifier, data: EncodedRelations, batch_
             inputs = padded_batch(classifier, data, rows)
             probabilities[rows] = model(**inputs).logits.double().softmax(-1)[:, list(classifier.class_of)].cpu().numpy()
     model.train(training)
+    if not np.isfinite(probabilities).all():
+        raise UserError(
+            f"{int((~np.isfinite(probabilities)).any(axis=1).sum())} of {len(probabilities)} rows have no finite probabilities: weights "
+            "are damaged, or --learning-rate was too high for it; give a lower rate, and another --output-dir"
+        )
     return probabilities
 
 
@@ -240,17 +245,17 @@ def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _load_config(source: str) -> transformers.PretrainedConfig:
-    _check_source(source)
+    check_source(source)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise UserError(
             f"--model {source}: expected a model folder or Hub id, found none that loads ({_first_line(error)}); repair it or give another"
         ) from None
 
 
 def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    _check_source(source)
+    check_source(source)
     folder = Path(source)
     # transformers makes up an empty tokenizer for a folder that has only a config.json, so that we look ourselves.
     if folder.is_dir() and not any([*folder.glob(name)] for name in ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm")):
@@ -323,7 +328,8 @@ def _load_model(source: str, head: str, **settings: object) -> tuple[PreTrainedM
     return model, loading
 
 
-def _check_source(source: str) -> None:
+def check_source(source: str) -> None:
+    """Raises UserError for a folder that is no model's."""
     folder = Path(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.errors import UserError
+from trainer.classifier import check_source
 from trainer.comparison_table import as_latex, as_markdown, draw
 from trainer.evaluation import write_aside
 from trainer.finetune import train
@@ -63,13 +64,19 @@ def compare(
         arms.append(Arm(name, source, output_dir / name, {"conflicts": "keep"} if both_conflicts else {}))
         if both_conflicts:
             arms.append(Arm(f"{name} without conflicts", source, output_dir / name / "without-conflicts", {"conflicts": "drop"}))
+        check_source(source)
+    runs = [  # all before the first, for mistakes to show at once; seeds outermost, for an interrupted comparison to see every model
+        (arm.name, Settings(model=arm.source, output_dir=arm.folder / f"seed-{seed}", seed=seed, **{**recipe, **arm.conflicts}))
+        for seed in seeds
+        for arm in arms
+    ]
     reports: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
-    for seed in seeds:  # outermost, so that an interrupted comparison has seen every model
-        for arm in arms:
-            settings = Settings(model=arm.source, output_dir=arm.folder / f"seed-{seed}", seed=seed, **{**recipe, **arm.conflicts})
-            print(f"--- {arm.name}, seed {seed}", flush=True)
-            train(settings)
-            reports[arm.name].append(_report_of(settings))
+    for name, settings in runs:
+        print(f"--- {name}, seed {settings.seed}", flush=True)
+        train(settings)
+        reports[name].append(_report_of(settings))
+    if len({report["data_sha256"] for found in reports.values() for report in found}) > 1:
+        raise UserError(f"--eval-file {recipe['eval_file']}: it was altered meanwhile; give the command again to score all models on it")
     table = summarise(reports)
     for name, text in (("json", json.dumps(table, indent=1) + "\n"), ("md", as_markdown(table)), ("tex", as_latex(table))):
         write_aside(output_dir / f"table.{name}", text)
@@ -104,11 +111,8 @@ def summarise(reports: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]
 
 def _report_of(settings: Settings) -> dict[str, Any]:
     """A finished run's report, with its seed and class numbers: labels and predictions, both (rows,)."""
-    paths = [settings.output_dir / name for name in ("report.json", "predictions.jsonl")]
-    report = json.loads(paths[0].read_text(encoding="utf-8")) if all(path.is_file() for path in paths) else {}
-    if report.get("data") != str(settings.eval_file):
-        found = f"found scores on {report['data']}" if report else "found a run without scores"
-        raise UserError(f"{settings.output_dir}: expected scores on {settings.eval_file}, {found}; give another --output-dir")
-    rows = [json.loads(line) for line in paths[1].read_text(encoding="utf-8").splitlines()]
+    report = json.loads((settings.output_dir / "report.json").read_text(encoding="utf-8"))
+    lines = (settings.output_dir / "predictions.jsonl").read_text(encoding="utf-8").split("\n")  # a guid may hold U+2028
+    rows = [json.loads(line) for line in lines if line]
     numbers = {key: np.array([LABELS.index(row[key[:-1]]) for row in rows]) for key in ("labels", "predictions")}
     return {**report, "seed": settings.seed, **numbers}

@@ -206,7 +206,7 @@ def judge_recipe(
             f"batch {recipe.global_batch_size} = {world_size} ranks x {accumulation} micro-batches of {config.micro_batch}"
         )
         if all(facts.get("corpus") and not facts["seed_problem"] for facts in hosts.values()):
-            plan = Plan.of(recipe, AutoTokenizer.from_pretrained(Corpus.open(recipe.corpus).tokenizer_dir))
+            plan = Plan.of(recipe, AutoTokenizer.from_pretrained(Corpus.open(recipe.corpus).tokenizer_dir, trust_remote_code=False))
             judge_room(plan, config, accumulation, hosts, slots, findings)
     except UserError as error:
         findings.failures.append(str(error))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.corpus import sha256_of
 from data_tools.errors import UserError
 from trainer.classifier import Classifier, encode_rows, load_classifier, pick_device, predict_probabilities
 from trainer.relation_page import render
@@ -22,7 +23,7 @@ def evaluate(
     report: see `report_on`.
     predictions: one JSON object a row, in the data's order: guid, label, prediction, probabilities (30, official order).
     page: HTML, see `trainer.relation_page`.
-    Raises UserError for what the user must mend; then no file is written.
+    Raises UserError for what the user must mend; files that cannot be written are found at the end.
     """
     for flag, path in (("--report", report), ("--predictions", predictions), ("--html", page)):
         if path and path.is_dir():
@@ -58,10 +59,26 @@ def report_on(
         "max_length": classifier.max_length,
         "num_cut": num_cut,
     }
-    report = {"model": model, "data": str(data), **score_relations(labels, probabilities), **reading, **classifier.training}
+    report = {
+        "model": model,
+        "data": str(data),
+        "data_sha256": sha256_of(data),
+        **score_relations(labels, probabilities),
+        **reading,
+        **classifier.training,
+    }
     if "training_rows" in report:
         report["label_shift"] = label_shift(report["training_rows"]["labels"], labels, probabilities)
     return report
+
+
+def is_scored_on(folder: Path, data: Path) -> bool:
+    """Whether the fine-tuned model in the folder has scores and predictions of this very content beside it."""
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (folder / "predictions.jsonl").is_file() and report.get("data_sha256") == sha256_of(data)
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

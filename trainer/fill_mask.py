@@ -11,26 +11,38 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=5, help="answers shown for each blank")
     parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="text with <mask> in it")
     arguments = parser.parse_args()
+    if arguments.top < 1:
+        raise UserError(f"--top {arguments.top}: expected at least 1")
 
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
     from transformers.utils import logging
 
+    from trainer.classifier import length_limit
+
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-        model = AutoModelForMaskedLM.from_pretrained(arguments.model, use_safetensors=True).eval()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model {arguments.model}: expected an exported model with its tokenizer: {str(error).splitlines()[0]}") from None
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False)
+        model = AutoModelForMaskedLM.from_pretrained(arguments.model, use_safetensors=True, trust_remote_code=False).eval()
+    except Exception as error:  # the library raises whatever the parser of that kind of file raises
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"--model {arguments.model}: expected an exported model with its tokenizer: {reason}") from None
+    if tokenizer.mask_token is None:
+        raise UserError(f"--model {arguments.model}: expected a tokenizer with a mask token, found none; give a model that `xpt.py` made")
+    limit = length_limit(model, tokenizer)
     for sentence in arguments.sentences:
+        if any("\ud800" <= character <= "\udfff" for character in sentence):  # what Python makes of bytes that are not UTF-8
+            raise UserError(f"{sentence!r}: expected UTF-8")
         inputs = tokenizer(sentence, return_tensors="pt", return_token_type_ids=False)
+        if inputs["input_ids"].shape[1] > limit:
+            raise UserError(f"{sentence[:40]!r}...: expected at most {limit} tokens; give a shorter sentence")
         blanks = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
         if not blanks:
             raise UserError(f"{sentence!r}: expected {tokenizer.mask_token} somewhere in it, found none")
         with torch.no_grad():
             probabilities = model(**inputs).logits[0, blanks].float().softmax(-1)  # (blanks, V)
         print(sentence)
-        for values, ids in zip(*probabilities.topk(arguments.top), strict=True):
+        for values, ids in zip(*probabilities.topk(min(arguments.top, probabilities.shape[1])), strict=True):
             answers = zip(tokenizer.convert_ids_to_tokens(ids.tolist()), values.tolist(), strict=True)
             print("    " + "   ".join(f"{piece.replace('▁', ' ').strip() or '▁'} {share:.0%}" for piece, share in answers))
 

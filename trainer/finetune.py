@@ -38,7 +38,7 @@ from trainer.classifier import (
     save_classifier,
 )
 from trainer.diary import Diary
-from trainer.evaluation import report_on, write_predictions, write_report
+from trainer.evaluation import evaluate, is_scored_on, report_on, summary, write_predictions, write_report
 from trainer.markers import EncodedRelations
 from trainer.relation_board import draw_evaluation
 from trainer.relations import LABELS, Relation, conflicting_rows, read_relations
@@ -78,7 +78,9 @@ def train(settings: Settings) -> None:
     eval_rows = read_relations(settings.eval_file) if settings.eval_file else []
     check_output(settings)
     if (output / "config.json").is_file():
-        print(f"{output}: already finished with these settings; nothing to do")
+        print(f"{output}: already finished with these settings; nothing to train")
+        if settings.eval_file and not is_scored_on(output, settings.eval_file):
+            print(summary(evaluate(str(output), settings.eval_file, output / "report.json", output / "predictions.jsonl")))
         return
     classifier, fresh = new_classifier(settings.model, settings.input_format, settings.max_length, settings.seed, settings.head)
     device = pick_device()
@@ -94,13 +96,13 @@ def train(settings: Settings) -> None:
     rows = {"number": len(train_rows), "labels": counts, "conflicting": len(conflicting), "conflicts": settings.conflicts}
     classifier.training = {"selection": selection, "epoch": settings.epochs, "training_rows": rows}
     best, probabilities, step, seconds = _run_epochs(settings, classifier, train_data, held_data, eval_data)
+    classifier.training["training_seconds"] = seconds
     if best:
         classifier.training |= {"epoch": best["epoch"], "hold_out_micro_f1": best["micro_f1"]}
     tail = f"{selection}: {classifier.training['epoch']}"
     if probabilities is not None:
         assert settings.eval_file and eval_data
         report = report_on(classifier, str(output), settings.eval_file, eval_data.labels, probabilities, eval_data.encoded.num_cut)
-        report["training_seconds"] = seconds
         write_predictions(output / "predictions.jsonl", eval_rows, probabilities)
         write_report(output / "report.json", report)
         draw_evaluation(output / "tensorboard", step, eval_rows, probabilities, report)

@@ -71,8 +71,8 @@ def _shift(report: dict[str, Any]) -> list[str]:
         "<h2>Training rows</h2>",
         f"<p>Their label shares differ from this data's by {shift['total_variation']:.3f} (total variation, 0 to 1). With the model's "
         f"probabilities reweighted to this data's shares micro-F1 would be {shift['micro_f1_at_these_shares']:.2f}; no score to report, "
-        f"since it looks at the answers. {noise['conflicting']:,} of {noise['number']:,} training rows gave one pair of entities different "
-        f"labels, and were {'left out' if noise['conflicts'] == 'drop' else 'trained on'}.</p>",
+        f"since it looks at the answers. {noise['number']:,} rows were trained on; {noise['conflicting']:,} rows of the training file give "
+        f"one pair of entities different labels, and were {'left out' if noise['conflicts'] == 'drop' else 'kept'}.</p>",
     ]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from data_tools import lock
+from data_tools.corpus import sha256_of
 from data_tools.errors import UserError
 
 INPUT_FORMATS = ("untyped", "typed", "typed-punct", "none")
@@ -87,11 +89,11 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
 
 def check_output(settings: Settings) -> None:
-    """Raises UserError when the output folder is that of another run, or of something else."""
+    """Raises UserError when the output folder is that of another run, or of something else; this run's own is held from now on."""
     output = settings.output_dir
     path = output / "settings.json"
     if not path.is_file():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if output.exists() and (not output.is_dir() or any(entry.name != "lock" for entry in output.iterdir())):
             raise UserError(
                 f"--output-dir {output}: expected a new or empty folder, or one of an earlier run, found other files; give another"
             )
@@ -111,6 +113,7 @@ def check_output(settings: Settings) -> None:
             f"--output-dir {output}: expected a run of the same settings, found others ({'; '.join(differing)}); "
             "give another --output-dir, or the settings of that run to go on with it"
         )
+    lock.hold(output)
 
 
 def claim_output(settings: Settings, selection: str) -> None:
@@ -120,6 +123,11 @@ def claim_output(settings: Settings, selection: str) -> None:
     given = {"model_given": settings.model, "train_file_given": str(settings.train_file), "selection": selection}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        lock.hold(path.parent)
+        if path.is_file():  # another process's, made since we looked, or ours that goes on
+            check_output(settings)
+        if (path.parent / "config.json").is_file():
+            raise UserError(f"--output-dir {path.parent}: another process has finished this run meanwhile; give the command again")
         aside = path.with_suffix(".partial")
         aside.write_text(json.dumps(_identity(settings) | given, indent=1) + "\n", encoding="utf-8")
         aside.replace(path)
@@ -133,7 +141,7 @@ def _identity(settings: Settings) -> dict[str, Any]:
     folder = Path(settings.model)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder.is_dir() else []
     model = f"contents {_digest(files)}" if files else settings.model
-    return {"model": model, "train_file": f"contents {_digest([settings.train_file])}", **identity}
+    return {"model": model, "train_file": f"contents {sha256_of(settings.train_file)[:16]}", **identity}
 
 
 def _digest(files: Sequence[Path]) -> str:

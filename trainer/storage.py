@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+from data_tools import lock
 from data_tools.errors import UserError
-from trainer import lock
 from trainer.checkpoint import Checkpoint, flush, newest
 from trainer.ranks import Ranks
 

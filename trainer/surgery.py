@@ -26,7 +26,7 @@ from trainer.recipe import Recipe, Surgery
 def load_seed_config(seed_model: str) -> PretrainedConfig:
     """The seed's configuration. Raises UserError when it cannot be had or its architecture is not supported."""
     try:
-        config = AutoConfig.from_pretrained(locate_model(seed_model))
+        config = AutoConfig.from_pretrained(locate_model(seed_model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"seed_model {seed_model}: expected a folder or hub id with a config.json: {reason}") from None
@@ -80,10 +80,10 @@ def load_seed(seed_model: str) -> Seed:
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # the loading report repeats what `missing_keys` says
         model, info = AutoModelForMaskedLM.from_pretrained(
-            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            source, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
         transformers_logging.set_verbosity(verbosity)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

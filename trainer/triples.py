@@ -27,6 +27,8 @@ def one_row(sentence: str, subject: str, object_: str, types: Sequence[str]) -> 
     for flag, word in (("--sentence", sentence), ("--subject", subject), ("--object", object_)):
         if not word:
             raise UserError(f"{flag}: expected text, found none")
+        if any("\ud800" <= character <= "\udfff" for character in word):  # what Python makes of bytes that are not UTF-8
+            raise UserError(f"{flag} {word!r}: expected UTF-8")
     for kind in types:
         if kind not in ENTITY_TYPES:
             raise UserError(f"--types: expected two of {', '.join(ENTITY_TYPES)}, found {kind!r}")

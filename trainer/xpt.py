@@ -29,9 +29,10 @@ import yaml
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from data_tools import lock
 from data_tools.corpus import Corpus
 from data_tools.errors import RunError, UserError
-from trainer import cpu_kernels, lifeline, lock, surgery
+from trainer import cpu_kernels, lifeline, surgery
 from trainer import engine as engines
 from trainer.blocks import PACKINGS, Blocks, MaskedBatch, SpecialIds, samples_of
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
@@ -133,7 +134,7 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     ranks.agree(
         {**installed(), "recipe": digest_of(recipe.as_dict()), "ds_config": digest_of(config.settings), "corpus": corpus.fingerprint}
     )
-    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir)
+    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir, trust_remote_code=False)
     if len(tokenizer) != corpus.vocab_size:
         raise UserError(
             f"corpus {recipe.corpus}: its tokenizer has {len(tokenizer)} pieces, its manifest says {corpus.vocab_size}; prepare it anew"
@@ -176,7 +177,7 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
             write_recipe(run)
             return str(save_weights(run.folder, run.recipe, run.corpus_identity, source))
         print(f"surgery on {run.recipe.seed_model} ({run.recipe.surgery.embedding_init} embeddings) ...", flush=True)
-        tokenizer = AutoTokenizer.from_pretrained(run.corpus.tokenizer_dir)
+        tokenizer = AutoTokenizer.from_pretrained(run.corpus.tokenizer_dir, trust_remote_code=False)
         model, report = surgery.operate(surgery.load_seed(run.recipe.seed_model), run.recipe, tokenizer, run.corpus)
         write_recipe(run)
         rounded: Any = copy.deepcopy(model.eval())

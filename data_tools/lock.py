@@ -1,4 +1,4 @@
-"""One run at a time in a run folder: an interrupted run's ranks may still be saving when the next start comes."""
+"""One command at a time in an output folder: an interrupted run's ranks may still be saving when the next start comes."""
 
 import fcntl
 import os
@@ -30,7 +30,7 @@ def hold(folder: Path) -> None:
                 print(f"{folder} is held by {holder}; waiting for it to end", flush=True)
             elif time.monotonic() > deadline:
                 os.close(descriptor)
-                raise UserError(f"{folder}: {holder} is training there; end it, or choose another --output-dir") from None
+                raise UserError(f"{folder}: {holder} is at work there; end it, or choose another --output-dir") from None
             time.sleep(0.2)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
