@@ -1,6 +1,13 @@
 """Packages trainer and data_tools. The tested set of versions is in constraints.txt; the ranges here suit GPU labs too."""
 
+import hashlib
+from pathlib import Path
+
 from setuptools import Extension, setup
+
+# Compiled in, and compared when the library is loaded: one that is older than its sources is not used (trainer/cpu_kernels.py).
+sources = sorted(Path(__file__).parent.glob("trainer/cpp/*.*"))
+digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 # Loaded by trainer/cpu_kernels.py as a C library, not as a Python module. optional: without a compiler the installation goes on, and the
 # trainer computes with transformers' own forward pass. For the processor it is built on; on another one it says so and is not used.
@@ -9,6 +16,7 @@ cpu_library = Extension(
     sources=["trainer/cpp/library.cpp"],
     depends=[f"trainer/cpp/{name}.h" for name in ("attention", "matmul", "rows", "vectors")],
     language="c++",
+    define_macros=[("XPT_SOURCES", f'"{digest}"')],
     extra_compile_args=["-std=c++20", "-O3", "-march=native", "-fopenmp", "-Wno-psabi"],
     extra_link_args=["-fopenmp"],
     optional=True,

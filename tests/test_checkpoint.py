@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from data_tools.errors import UserError
-from trainer.checkpoint import Checkpoint, newest, seal, write_alone, write_entries
+from tests.distributed import run_on_ranks
+from trainer.checkpoint import Checkpoint, link_files, newest, prune, seal, write_alone, write_entries
+from trainer.ranks import Ranks
+from trainer.storage import Storage
 
 SHAPES = {"a.weight": (40, 30), "a.bias": (40,), "b.weight": (30, 40)}
 
@@ -125,3 +128,51 @@ def test_a_marker_that_vouches_for_too_little_is_refused(tmp_path: Path) -> None
         (path / "complete.json").write_text(json.dumps({key: value for key, value in marker.items() if key != name}))
         with pytest.raises(UserError, match=f"does not describe {name}"):
             Checkpoint.open(path)
+
+
+def steps_in(run: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").iterdir())
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(tmp_path: Path) -> None:
+    """What was passed over is not among the last that are kept."""
+    for step in (0, 300, 400, 500, 600):
+        make_checkpoint(tmp_path, step)
+    (tmp_path / "checkpoints" / "step-450.partial").mkdir()
+    for step in (500, 600):
+        flip_a_bit(tmp_path / "checkpoints" / f"step-{step}" / "weights-0.safetensors", random.Random(0))
+    assert newest(tmp_path)[0].state["step"] == 400  # type: ignore[union-attr]
+    make_checkpoint(tmp_path, 437, seed=1)
+    prune(tmp_path, 437, 1, {0, 600})
+    assert steps_in(tmp_path) == [0, 437]
+
+
+def test_a_link_never_overwrites_what_was_just_written(tmp_path: Path) -> None:
+    previous = Checkpoint.open(make_checkpoint(tmp_path, 5))
+    partial = tmp_path / "checkpoints" / "step-6.partial"
+    partial.mkdir()
+    (partial / "weights-0.safetensors").write_bytes(b"new")
+    with pytest.raises(FileExistsError):
+        link_files(partial, previous, {"0"})
+    assert (partial / "weights-0.safetensors").read_bytes() == b"new"
+
+
+def level_two_folders(folder: Path) -> None:
+    """Each rank has a folder of its own, as on hosts without a common file system; that of rank 0 has a damaged newest checkpoint."""
+    ranks = Ranks.current()
+    run = folder / f"host-{ranks.rank}"
+    storage = Storage(run, ranks)
+    storage._first = ranks.gather(ranks.rank)  # they do share one here
+    storage.level(lambda found: None)
+    found, problems = newest(run)
+    assert found is not None and found.state["step"] == 9 and not problems
+
+
+def test_a_host_whose_newest_checkpoint_is_damaged_gets_the_good_one(tmp_path: Path) -> None:
+    for host in (0, 1):
+        for step in (5, 9):
+            make_checkpoint(tmp_path / f"host-{host}", step)
+    truncate(tmp_path / "host-0" / "checkpoints" / "step-9" / "weights-1.safetensors", random.Random(0))
+    run_on_ranks(level_two_folders, 2, tmp_path, tmp_path)
+    ours, theirs = (tmp_path / f"host-{host}" / "checkpoints" / "step-9" for host in (0, 1))
+    assert {path.name: path.read_bytes() for path in ours.iterdir()} == {path.name: path.read_bytes() for path in theirs.iterdir()}

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tests.tiny import make_corpus, make_seed, write_recipe
-from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
+from trainer.checkpoint import Checkpoint, checkpoint_paths, newest, write_alone
 from trainer.export import load_model
 from trainer.journal import read_rows
 
@@ -220,6 +220,12 @@ def test_a_new_run_from_the_weights_of_another(finished: Path, tmp_path: Path) -
     assert read_rows(tmp_path / "run" / "metrics.jsonl")[0]["valid_loss"] == pytest.approx(losses[30], rel=1e-3)
     done = launch(finished, "--output-dir", str(tmp_path / "new"), "--init-from", str(source), "--set", "surgery.itl=input", ranks=1)
     assert done.returncode == 2 and "tensors differ" in done.stderr and not (tmp_path / "new").exists()
+    other = finished / "run" / "checkpoints" / "step-0"  # the run that stands there began from another's weights
+    done = launch(finished, "--output-dir", str(tmp_path / "run"), "--init-from", str(other), "--set", "stages.0.steps=5", ranks=1)
+    assert done.returncode == 2 and "holds a run that began from" in done.stderr and str(source) in done.stderr, done.stderr
+    write_alone(tmp_path / "fine-tuning", 1, "0", {"weight": torch.ones(3)}, {}, {"step": 1, "best": None})
+    done = launch(finished, "--output-dir", str(tmp_path / "new"), "--init-from", str(tmp_path / "fine-tuning/checkpoints/step-1"), ranks=1)
+    assert done.returncode == 2 and "expected one of a post-training run" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_an_untied_export_keeps_its_output_layer(finished: Path, tmp_path: Path) -> None:
@@ -244,6 +250,8 @@ def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Pa
     manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
     manifest["vocab_size"] += 1
     (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    odd = {"train_micro_batch_size_per_gpu": 8, "bf16": True, "zero_optimization": {"stage": 2}}
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
     new_run = ("--output-dir", str(tmp_path / "new"))
     cases: list[tuple[tuple[str, ...], str]] = [
         (("--corpus", str(tmp_path / "none")), "expected a corpus folder"),
@@ -252,6 +260,11 @@ def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Pa
         (("--set", "global_batch_size=24"), "does not divide"),
         (("--set", "expect_world_size=2"), "expect_world_size is 2, but 1 rank"),
         (("--resume", "must"), "holds no checkpoint"),
+        (("--resum", "x"), "invalid choice: 'x'"),
+        (("--nothing",), "unrecognized arguments: --nothing"),
+        (("--ds-config", "ds_configs"), "ds_config ds_configs: not JSON"),
+        (("--ds-config", str(tmp_path / "odd.json")), "bf16 must be an object"),
+        (("--recipe", "README.md/x"), "recipe README.md/x: not a YAML file"),
     ]
     for arguments, message in cases:
         done = launch(finished, *new_run, *arguments, ranks=1)

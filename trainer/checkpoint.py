@@ -145,6 +145,8 @@ def link_files(partial: Path, previous: "Checkpoint", stems: set[str]) -> dict[s
     for name in names:
         try:
             os.link(previous.path / name, partial / name)
+        except FileExistsError:
+            raise
         except OSError:
             shutil.copyfile(previous.path / name, partial / name)
             flush(partial / name)
@@ -181,6 +183,11 @@ class Checkpoint:
                 if name not in files:
                     raise UserError(f"checkpoint {path}: complete.json does not describe {name}")
         return cls(path, state, files)
+
+    def expect_post_training(self) -> None:
+        """Raises UserError when it is of a fine-tuning run, which keeps its state in the same form."""
+        if "model_config" not in self.state:
+            raise UserError(f"checkpoint {self.path}: expected one of a post-training run (trainer/xpt.py), found a fine-tuning's")
 
     @property
     def parameters(self) -> dict[str, dict[str, Any]]:
@@ -256,10 +263,13 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, problems
 
 
-def prune(run: Path, keep_last: int, keep_steps: set[int]) -> None:
-    """Remove unfinished checkpoints and all but the last `keep_last` and those at `keep_steps`."""
+def prune(run: Path, step: int, keep_last: int, keep_steps: set[int]) -> None:
+    """Remove unfinished checkpoints, those beyond `step`, which this run passed over because they are damaged, and of the others all but
+    the last `keep_last` and those at `keep_steps`."""
     for path in (run / "checkpoints").glob("step-*.partial"):
         shutil.rmtree(path)
-    for path in checkpoint_paths(run)[keep_last:]:
-        if int(path.name[5:]) not in keep_steps:
+    found = {int(path.name[5:]): path for path in checkpoint_paths(run)}
+    kept = [number for number in found if number <= step][:keep_last]
+    for number, path in found.items():
+        if number > step or number not in {*kept, *keep_steps}:
             shutil.rmtree(path)

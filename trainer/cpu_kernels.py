@@ -1,10 +1,11 @@
 """What trainer/cpp/ computes, over tensors: contiguous, on CPU, float32 or bfloat16, all of one type.
 
-The library is built when the package is installed (setup.py). Where there was no compiler, or on a processor that lacks what it was
-built for, `available` says no, and trainer/mlm.py computes with transformers' own forward pass instead.
+The library is built when the package is installed (setup.py). Where there was no compiler, where sources changed since, or on a processor
+that lacks what it was built for, `available` says no, and trainer/mlm.py computes with transformers' own forward pass instead.
 """
 
 import ctypes
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -34,15 +35,24 @@ _SIGNATURES = {
 def _library() -> ctypes.CDLL | None:
     for path in Path(__file__).parent.glob("cpu_library*.so"):
         library = ctypes.CDLL(str(path))
-        if library.xpt_runs_here():
+        if _is_of_these_sources(library) and library.xpt_runs_here():
             for name, arguments in _SIGNATURES.items():
                 getattr(library, name).argtypes, getattr(library, name).restype = arguments, None
             return library
     return None
 
 
+def _is_of_these_sources(library: ctypes.CDLL) -> bool:
+    """An older library would be called with other arguments than it takes."""
+    if not hasattr(library, "xpt_sources"):
+        return False
+    library.xpt_sources.restype = ctypes.c_char_p
+    sources = sorted((Path(__file__).parent / "cpp").glob("*.*"))
+    return library.xpt_sources().decode() == hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
 def available() -> bool:
-    """Whether the library was built and runs on this processor."""
+    """Whether the library was built of the sources that lie here, and runs on this processor."""
     return _library() is not None
 
 

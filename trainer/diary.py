@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from trainer.journal import read_rows
+from trainer.journal import reopen
 
 
 class Diary:
@@ -18,12 +18,7 @@ class Diary:
 
     def __init__(self, folder: Path, step: int, total_steps: int, batch_size: int) -> None:
         """step: finished steps; rows beyond it, written before an interruption, are taken out."""
-        path = folder / "metrics.jsonl"
-        kept = [row for row in read_rows(path) if row["step"] <= step]
-        aside = path.with_suffix(".partial")
-        aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        aside.replace(path)
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        kept, self._file = reopen(folder / "metrics.jsonl", step)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._watched = sys.stderr.isatty()
         self._bar = tqdm(

@@ -31,6 +31,7 @@ from trainer.plan import Plan
 from trainer.recipe import Recipe, load_recipe
 
 ENVIRONMENT = Path(".deepspeed_env")
+OURS = ("OMP_NUM_THREADS", "OMP_PROC_BIND", "DS_ACCELERATOR", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # what `environment` sets
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 SKEW = 60.0
 """Seconds that clocks may differ: files of shared folders look older or younger than they are."""
@@ -262,9 +263,10 @@ def environment(hosts: dict[str, dict[str, Any]], slots: dict[str, int]) -> dict
 
 
 def write_environment(variables: dict[str, str]) -> None:
-    """Into .deepspeed_env; other variables in it stay. The launcher takes no comments or empty lines there."""
+    """Into .deepspeed_env; of those in it all but OURS stay. The launcher takes no comments or empty lines there."""
     before = ENVIRONMENT.read_text(encoding="utf-8").splitlines() if ENVIRONMENT.exists() else []
     kept = dict(line.split("=", 1) for line in before if "=" in line and not line.startswith("#"))
+    kept = {name: value for name, value in kept.items() if name not in OURS}  # what an earlier call found need not hold any more
     aside = ENVIRONMENT.with_name(f"{ENVIRONMENT.name}.partial")
     aside.write_text("".join(f"{key}={value}\n" for key, value in {**kept, **variables}.items()), encoding="utf-8")
     aside.rename(ENVIRONMENT)

@@ -9,6 +9,7 @@ the checkpoint's fp32 values and not from the low-precision copy of the last eng
 import gc
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from trainer.shared_memory import shared_rows
 from trainer.stages import parameter_groups
 
 TESTED_DEEPSPEED = "0.19.8"
+_GIVES_UP = "raise_error_at_min_scale"  # of DeepSpeed's fp16 loss scaler, with a bare Exception; recipe.max_skipped says when to
 OWNED_BY_RECIPE = {
     "train_batch_size": "global_batch_size",
     "gradient_accumulation_steps": "global_batch_size (accumulation is derived)",
@@ -61,8 +63,13 @@ class DeepSpeedConfig:
             settings = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"ds_config {path}: no such file; ds_configs/ has some") from None
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise UserError(f"ds_config {path}: not JSON: {error}") from None
+        if not isinstance(settings, dict):
+            raise UserError(f"ds_config {path}: expected an object, found {type(settings).__name__}; ds_configs/ has examples")
+        for key in ("zero_optimization", "bf16", "fp16"):
+            if not isinstance(settings.get(key, {}), dict):
+                raise UserError(f'ds_config {path}: {key} must be an object such as {{"enabled": true}}, found {settings[key]!r}')
         for key, owner in OWNED_BY_RECIPE.items():
             if key in settings:
                 raise UserError(f"ds_config {path}: {key} belongs to the recipe ({owner}); remove it from the ds_config")
@@ -169,6 +176,13 @@ def start(timeout_minutes: float = 30) -> None:
             f"mpi4py does not find the MPI library ({error}); set MPI4PY_LIBMPI to the libmpi.so of the mpirun that started this, "
             "or MPI4PY_MPIABI to openmpi or mpich"
         ) from None
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"MASTER_PORT {os.environ.get('MASTER_PORT')}: taken, perhaps by another run on this host; "
+            "give the launcher another --master_port"
+        ) from None
 
 
 class StageEngine:
@@ -224,6 +238,8 @@ class StageEngine:
         if config.compiles and self.device.type == "cuda":  # fixed shapes; the head's change with every batch. Not run on a GPU
             model.base_model.compile()
         engine, *_ = deepspeed.initialize(model=MaskedLanguageModel(model), optimizer=adamw, config=settings, dist_init_required=False)
+        if hasattr(engine.optimizer.loss_scaler, _GIVES_UP):
+            setattr(engine.optimizer.loss_scaler, _GIVES_UP, False)
         return engine
 
     def _own_gradients(self) -> Gradients:
@@ -375,11 +391,12 @@ class StageEngine:
     def loss_scaler(self) -> dict[str, Any]:
         """State of fp16's dynamic loss scaler; empty in other precisions."""
         scaler = self._zero.loss_scaler
-        return {k: v for k, v in vars(scaler).items() if isinstance(v, int | float | bool)} if self._zero.dynamic_loss_scale else {}
+        kept = {key: value for key, value in vars(scaler).items() if isinstance(value, int | float | bool) and key != _GIVES_UP}
+        return kept if self._zero.dynamic_loss_scale else {}
 
     def load_loss_scaler(self, state: dict[str, Any]) -> None:
         """Put `loss_scaler` back."""
-        vars(self._zero.loss_scaler).update(state)
+        vars(self._zero.loss_scaler).update({key: value for key, value in state.items() if key != _GIVES_UP})
 
     def _owners(self) -> dict[str, range]:
         """The ranks that hold a part of each trained parameter; the first is its owner and writes it."""

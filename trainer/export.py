@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
-from data_tools.errors import UserError, run_command
+from data_tools.errors import RunError, UserError, run_command
 from trainer.architecture import architecture_of
 from trainer.checkpoint import Checkpoint
 from trainer.mlm import tie_output_bias
@@ -36,6 +37,7 @@ def export(checkpoint: Checkpoint, corpus: Corpus, folder: Path, scores: dict[st
 
     scores: what the card reports, e.g. the last validation row.
     """
+    checkpoint.expect_post_training()
     if corpus.fingerprint != checkpoint.state["corpus_fingerprint"]:
         raise UserError(f"corpus {corpus.path}: checkpoint {checkpoint.path} is of another corpus; give the one it was trained on")
     partial = folder.with_name(folder.name + ".partial")
@@ -46,7 +48,10 @@ def export(checkpoint: Checkpoint, corpus: Corpus, folder: Path, scores: dict[st
         decoder = model.get_submodule(names.decoder)
         decoder.bias = torch.nn.Parameter(model.get_parameter(names.bias).detach().clone())
     shutil.copytree(corpus.tokenizer_dir, partial)
-    model.save_pretrained(partial)
+    try:
+        model.save_pretrained(partial)
+    except SafetensorError as error:  # what safetensors makes of a disk that is full
+        raise RunError(f"{partial} could not be written ({error}); make room, then start again") from None
     (partial / "README.md").write_text(model_card(checkpoint, corpus, scores), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

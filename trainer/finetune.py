@@ -238,7 +238,7 @@ def _save(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer
     parameters = dict(classifier.model.named_parameters())
     moments = {name: (state["exp_avg"], state["exp_avg_sq"]) for name, p in parameters.items() if (state := optimizer.state.get(p))}
     checkpoints.write_alone(output, step, "0", parameters, moments, {"step": step, "best": best})
-    checkpoints.prune(output, keep_last=1, keep_steps={best["step"]} if best else set())
+    checkpoints.prune(output, step, keep_last=1, keep_steps={best["step"]} if best else set())
 
 
 def _restore(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any] | None]:

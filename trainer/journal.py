@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -31,13 +31,8 @@ class Journal:
         self._main = ranks.is_main
         if not self._main:
             return
-        path = run / "metrics.jsonl"
-        kept = [row for row in read_rows(path) if row["step"] <= step]
-        aside = path.with_suffix(".partial")
-        aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        aside.rename(path)
+        kept, self._file = reopen(run / "metrics.jsonl", step)
         self._seen = {row["step"] for row in kept}
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self._bar = tqdm(
             total=total_steps * tokens_per_step, initial=step * tokens_per_step, unit="tok", unit_scale=True, dynamic_ncols=True,
@@ -78,6 +73,15 @@ class Journal:
             self._bar.close()
             self._file.close()
             self._board.close()
+
+
+def reopen(path: Path, step: int) -> tuple[list[dict[str, Any]], TextIO]:
+    """The rows of a metrics.jsonl up to `step`, and the file, open for more, without later ones, of before an interruption."""
+    kept = [row for row in read_rows(path) if row["step"] <= step]
+    aside = path.with_suffix(".partial")
+    aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    aside.replace(path)
+    return kept, open(path, "a", encoding="utf-8", buffering=1)
 
 
 def perplexity(loss: float) -> float:

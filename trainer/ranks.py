@@ -1,5 +1,6 @@
 """Who we are among the ranks, and the few collectives that the scripts need."""
 
+import argparse
 import errno
 import os
 import signal
@@ -9,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -34,6 +35,18 @@ def set_environment() -> None:
 def rank_in_environment() -> int:
     """Our rank before any process group exists."""
     return int(os.environ.get("RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))))
+
+
+class RankParser(argparse.ArgumentParser):
+    """One that several ranks can use: help is printed once, and a mistake ends as others do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message}; --help lists what there is")
+
+    def print_help(self, file: Any = None) -> None:
+        if rank_in_environment() == 0:
+            super().print_help(file)
 
 
 class Stopped(Exception):
@@ -184,15 +197,17 @@ class Ranks:
 def run_on_ranks(main: Callable[[], None]) -> None:
     """Run a launched script's `main`: one message for all ranks, without a traceback for a user's mistake, and the exit status of
     data_tools.errors."""
+    status = 0
     try:
-        main()
+        try:
+            main()
+        except Stopped as stopped:
+            status = stopped.status
+        farewell()
     except UserError as error:
         _end(2, str(error))
     except RunError as error:
         _end(1, str(error))
-    except Stopped as stopped:
-        farewell()
-        _leave(stopped.status)
     except KeyboardInterrupt:
         _end(130, "interrupted")
     except SystemExit as leaving:  # rank 0 failed in `on_main`, and says so
@@ -206,7 +221,8 @@ def run_on_ranks(main: Callable[[], None]) -> None:
         _break(error)
     except Exception as error:
         _break(error)
-    farewell()
+    if status:
+        _leave(status)
 
 
 def _end(status: int, message: str, named: bool = False) -> None:

@@ -182,7 +182,7 @@ def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"recipe {path}: no such file; recipes lie in recipes/") from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"recipe {path}: not a YAML file: {error}") from None
     if not isinstance(settings, dict):
         raise UserError(f"recipe {path}: expected `key: value` lines, found {type(settings).__name__}")

@@ -133,8 +133,12 @@ class Saver:
             return
         self.last = self.good = Checkpoint.open(partial.with_suffix(""), verify=False)
         if self._storage.is_first:
-            prune(self._run, self._recipe.keep_last, self._kept())
-        self._storage.spread(0, self._run, ("recipe.yaml", "metrics.jsonl"))
+            self._attempt(lambda: prune(self._run, state["step"], self._recipe.keep_last, self._kept()))
+        self._attempt(lambda: self._storage.spread(0, self._run, ("recipe.yaml", "metrics.jsonl")))
+        failure, self._failure = self._failure, None  # the checkpoint is good all the same
+        for problem in self._ranks.gather(failure and f"WARNING: {self._ranks.name}: {failure}"):
+            if problem:
+                self._say(problem)
 
     def _attempt(self, work: Callable[[], T]) -> T | None:
         try:

@@ -4,6 +4,7 @@ Hosts may share a file system or not. Where they do not, every host keeps whole 
 wrote are sent to it. So any host may be missing at the next start.
 """
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -91,6 +92,7 @@ class Storage:
         final = partial.with_suffix("")
         self._send(source, final, [*answers[source][2], "complete.json"], partial if lacking else None)
         if lacking:
+            shutil.rmtree(final, ignore_errors=True)  # this file system's own, damaged: what is good elsewhere takes its place
             partial.rename(final)
             flush(final.parent)
             lock.hold(self._run)

@@ -46,7 +46,7 @@ from trainer.masking import dropout_seed
 from trainer.memory import keep_freed_memory
 from trainer.mlm import MaskedLanguageModel
 from trainer.plan import Plan
-from trainer.ranks import Ranks, Stopped, StopRequest, run_on_ranks, set_environment
+from trainer.ranks import RankParser, Ranks, Stopped, StopRequest, run_on_ranks, set_environment
 from trainer.recipe import Recipe, load_recipe
 from trainer.schedule import learning_rate
 from trainer.stages import trainable
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Cross-lingual post-training of an encoder.")
+    parser = RankParser(description="Cross-lingual post-training of an encoder.")
     parser.add_argument("--recipe", type=Path, default=Path("recipes/paper.yaml"), help="the run's settings (default: the paper's)")
     parser.add_argument("--ds-config", type=Path, default=Path("ds_configs/zero2_bf16.json"), help="micro-batch, precision, ZeRO")
     parser.add_argument("--corpus", type=str, help="folder made by data_tools.prepare; replaces the recipe's")
@@ -169,6 +169,10 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
             raise UserError(f"{run.folder}: none of its checkpoints is good; choose another --output-dir, or remove it to start anew")
         if found is not None:
             refuse_other_run(run, found)
+            begun = found.state["surgery"].get("initialised_from", f"surgery on {run.recipe.seed_model}")
+            if init_from and not begun.startswith(f"{init_from}, step "):
+                raise UserError(f"--init-from {init_from}: {run.folder} holds a run that began from {begun}; choose another --output-dir")
+            write_recipe(run)
             return str(found.path)
         if init_from:
             source = Checkpoint.open(init_from)
@@ -197,11 +201,14 @@ def write_recipe(run: Run) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     lock.hold(run.folder)
     text = yaml.safe_dump(run.recipe.as_dict(), sort_keys=False, allow_unicode=True)
-    (run.folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    aside = run.folder / "recipe.yaml.partial"
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(run.folder / "recipe.yaml")
 
 
 def refuse_other_model(run: Run, source: Checkpoint) -> None:
     """Raise UserError when the weights do not fit the recipe's model, or its embeddings another tokenizer's pieces."""
+    source.expect_post_training()
     if source.state["tokenizer_sha256"] != run.corpus.tokenizer_sha256:
         raise UserError(
             f"--init-from {source.path}: it was trained with another tokenizer than that of corpus {run.recipe.corpus}; "
@@ -215,10 +222,14 @@ def refuse_other_model(run: Run, source: Checkpoint) -> None:
             f"--init-from {source.path}: its weights are not this recipe's model; {len(differing)} tensors differ, e.g. {name}: "
             f"{source.shapes.get(name, 'missing')} there, {shapes.get(name, 'missing')} now; give the surgery settings it was made with"
         )
+    theirs = source.state["recipe"]["surgery"]["itl"]
+    if theirs != run.recipe.surgery.itl:  # "input" and "output" have the same shapes
+        raise UserError(f"--init-from {source.path}: surgery.itl is {theirs} there, {run.recipe.surgery.itl} now; give that")
 
 
 def refuse_other_run(run: Run, checkpoint: Checkpoint) -> None:
     """Raise UserError when the checkpoint is of another recipe or corpus, saying what differs."""
+    checkpoint.expect_post_training()
     before, now = Recipe.model_validate(checkpoint.state["recipe"]).identity(), run.recipe.identity()
     differences = [f"  {key}: {before[key]} there, {now[key]} now" for key in now if before[key] != now[key]]
     if checkpoint.state["corpus_fingerprint"] != run.corpus.fingerprint:
@@ -235,7 +246,7 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     recipe, state = run.recipe, TrainState.of(checkpoint)
     journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step)
     if ranks.device.type == "cpu" and not cpu_kernels.available():
-        journal.say("the CPU kernels were not built for this processor: slower; install a C++ compiler, then the package again")
+        journal.say("no CPU kernels of these sources for this processor: slower; install a C++ compiler, then the package again")
     if state.step:
         journal.say(f"going on from {checkpoint.path}")
     saver, stop, watchdog = Saver(run.folder, recipe, ranks, checkpoint, journal.say), StopRequest(), Watchdog(ranks, recipe.hang_seconds)
@@ -276,10 +287,10 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
         if saved:
             saver.finish()
         if signal:
-            if TrainState.of(saver.last) != state:
+            if saver.last.state["step"] != state.step:  # batches skipped since are drawn, and skipped, again
                 saver.save(state, engine, forward_check(run, engine.evaluate, run.config.dtype), needed=True)
             saver.finish()
-            journal.say(f"asked to stop: step {state.step} is saved; the same command goes on from there")
+            journal.say(f"asked to stop: step {saver.good.state['step']} is saved; the same command goes on from there")
             journal.close()
             raise Stopped(signal)
         rate = learning_rate(stage, state.step - stage_start)
@@ -304,10 +315,11 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
 
         done = state.step == stage_end
         row: dict[str, Any] = {"step": state.step, "stage": stage.name}
-        if done or state.step % recipe.every.log == 0:
+        evaluating = done or (recipe.every.evaluate and state.step % recipe.every.evaluate == 0)
+        if evaluating or state.step % recipe.every.log == 0:
             loss = ranks.sum(float(loss_sum))[0] / num_selected
             row |= {"loss": loss, "lr": rate, "grad_norm": engine.gradient_norm, "tokens": state.tokens, **speed.figures()}
-        if done or (recipe.every.evaluate and state.step % recipe.every.evaluate == 0):
+        if evaluating:
             row |= validate(run, ranks, engine)
             engine.check_frozen()
         if len(row) > 2:

@@ -143,7 +143,10 @@ Norm<T> norm_of(long width, const void* bias, const void* gamma, const void* bet
 
 extern "C" {
 
-// Whether this processor has what the library was built for; if not, nothing else here may be called.
+// The SHA-256 of the sources that this was built from.
+const char* xpt_sources() { return XPT_SOURCES; }
+
+// Whether this processor has what the library was built for; if not, nothing else here may be called but the above.
 #ifdef __x86_64__
 __attribute__((target("arch=x86-64")))
 #endif
