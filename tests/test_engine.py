@@ -190,6 +190,44 @@ def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int) -> None:
         assert len(moved) > 0.9 * len(expected)
 
 
+def spoil(folder: Path, ds_config: Path) -> None:
+    """An engine whose frozen weights, gradients or trainable set are tampered with says so."""
+    from trainer import engine as engines
+    from trainer.checkpoint import newest
+
+    engines.start()
+    checkpoint, _ = newest(folder)
+    assert checkpoint is not None
+    parts = split_parts(checkpoint.shapes, architecture_of(checkpoint.state["model_config"]), 4, "both")
+    train = trainable(make_recipe(TWO_STAGES, 1).stages[0], parts)
+    config = engines.DeepSpeedConfig.load(ds_config)
+    engine = engines.StageEngine(checkpoint, train, config, OPTIMIZER, 0.0, BATCH, torch.device("cpu"))
+    frozen = next(parameter for name, parameter in engine.parameters.items() if name not in train)
+    engine.check_frozen()
+    engine.check_trainable(train)
+    bits = frozen.data.view(torch.int16)
+    bits.view(-1)[3] ^= 1
+    with pytest.raises(RuntimeError, match="frozen parameters changed"):
+        engine.check_frozen()
+    bits.view(-1)[3] ^= 1
+    engine.check_frozen()
+    frozen.grad = torch.zeros_like(frozen)
+    with pytest.raises(RuntimeError, match="hold gradients"):
+        engine.check_frozen()
+    frozen.grad = None
+    with pytest.raises(RuntimeError, match="does not train what the stage names"):
+        engine.check_trainable(train - {min(train)})
+    frozen.requires_grad_(True)
+    with pytest.raises(RuntimeError, match="does not train what the stage names"):
+        engine.check_trainable(train)
+    engine.close()
+
+
+def test_a_frozen_weight_that_moves_by_a_bit_and_a_set_that_is_another_are_seen(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run", "bert", TWO_STAGES, 1)
+    run_on_ranks(spoil, 1, tmp_path, run, write_ds_config(tmp_path, BATCH, "bf16"))
+
+
 def test_buckets_fit_the_model() -> None:
     from trainer.engine import fitting_buckets
 
@@ -247,5 +285,7 @@ def test_the_loss_scaler_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -
     for cut in range(len(overflows)):
         before, after = engine_with_scaler(), engine_with_scaler()
         first = drive(before, overflows[:cut])
-        after.load_loss_scaler(json.loads(json.dumps(before.loss_scaler)))
+        kept = json.loads(json.dumps(before.loss_scaler))
+        after.load_loss_scaler({**kept, "raise_error_at_min_scale": True})  # as older checkpoints have it: max_skipped ends a run, not this
+        assert after._engine.optimizer.loss_scaler.raise_error_at_min_scale is False and "raise_error_at_min_scale" not in kept
         assert first + drive(after, overflows[cut:]) == whole, cut

@@ -11,7 +11,7 @@ from trainer.launcher import read_hostfile
 SCRIPT = Path(__file__).parent.parent / "hostfiles" / "slurm.sbatch"
 SRUN = """#!/bin/bash
 for node in 0 1 2; do
-  while [[ $1 == --* ]]; do shift; done
+  while [[ $1 == --* ]]; do echo "$1" >> srun-options; shift; done
   SLURM_NODEID=$node "$@"
 done
 """
@@ -34,6 +34,9 @@ def test_the_job_starts_every_node_with_its_number(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **job, "SLURM_CPUS_ON_NODE": "32"}
     subprocess.run(["bash", str(SCRIPT), "--corpus", "a corpus"], env=environment, check=True, cwd="/")
     assert read_hostfile(tmp_path / "hostfile-123456") == {"gpu01": 4, "gpu02": 4, "gpu03": 4}
+    assert set((tmp_path / "srun-options").read_text().split()) == {"--kill-on-bad-exit=1"}
+    asked = {line.removeprefix("#SBATCH ").strip() for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")}
+    assert {"--ntasks-per-node=1", "--signal=TERM@120"} <= asked  # a task a node starts its ranks; time to save before the limit
     for node in range(3):
         expected = ["threads=8", "--hostfile", "hostfile-123456", "--no_ssh", "--node_rank", str(node), "--master_addr", "gpu01"]
         expected += ["--master_port", "23456", "trainer/xpt.py", "--corpus", "a corpus"]

@@ -11,17 +11,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import xxhash
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from data_tools.corpus import Corpus
 from tests.tiny import make_corpus, make_seed, write_recipe
+from trainer.blocks import PACKINGS, SpecialIds
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest, write_alone
 from trainer.export import load_model
 from trainer.journal import read_rows
+from trainer.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,6 +91,15 @@ def test_the_export_is_the_trained_model(finished: Path) -> None:
     with torch.no_grad():
         assert torch.equal(model(ids).logits, trained(ids).logits)
     assert model.config.num_hidden_layers == 5 and model.config.hidden_dropout_prob == 0.1
+    # not by our own means: the folder's model over the validation blocks has the loss that the run wrote down, in bf16 then
+    recipe = load_recipe(finished / "recipe.yaml", [])
+    split = Corpus.open(finished / "corpus").split("valid")
+    blocks = PACKINGS[recipe.packing](split, recipe.sequence_length, SpecialIds.of(tokenizer), recipe.masking, recipe.seed)
+    batch = blocks.validation(np.arange(min(recipe.validation_blocks, blocks.num_blocks)))
+    with torch.no_grad():
+        logits = model(input_ids=batch.input_ids).logits.reshape(-1, len(tokenizer))[batch.selected]
+    loss = torch.nn.functional.cross_entropy(logits, batch.labels).item()
+    assert loss == pytest.approx(read_rows(finished / "run" / "metrics.jsonl")[-1]["valid_loss"], rel=2e-3)
     card = (folder / "README.md").read_text()
     assert "valid_perplexity" in card and "fingerprint" in card and "embeddings, itl, head" in card
 
@@ -148,6 +162,20 @@ def test_the_curve_does_not_depend_on_the_ranks(finished: Path, tmp_path: Path) 
                 assert row[key] == pytest.approx(curves["one"][step][key], rel=1e-4), (name, step, key)
             assert row.get("tokens") == curves["one"][step].get("tokens")
     assert any(curves["four"][step]["tokens_per_second"] != curves["one, then four"][step]["tokens_per_second"] for step in range(31, 81))
+
+
+def test_speed_is_tokens_over_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import xpt
+
+    clock = iter([100.0, 102.0, 110.0, 111.0])
+    monkeypatch.setattr(xpt, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    speed = xpt.Speed(SimpleNamespace(plan=SimpleNamespace(flops_per_token=lambda stage: 5.0), peak=1000.0, tokens_per_step=64), 0)
+    for sent in (10, 20, 60):
+        speed.count(sent)
+    assert speed.figures() == {"tokens_per_second": 96.0, "mfu": 0.48, "bytes_sent_per_step": 30.0}
+    speed.restart()
+    speed.count(7)
+    assert speed.figures() == {"tokens_per_second": 64.0, "mfu": 0.32, "bytes_sent_per_step": 7.0}
 
 
 def test_a_full_disk_is_survived_or_ends_the_run_by_setting(finished: Path, tmp_path: Path) -> None:

@@ -76,6 +76,12 @@ class Plan:
         kept = recipe.keep_last + len(recipe.stages) + (recipe.total_steps // recipe.keep_every if recipe.keep_every else 0)
         return (kept + 1) * 12 * self.num_parameters
 
+    def activation_bytes(self, micro_batch: int) -> float:
+        """Of one micro-batch in 16 bits, about: 34 bytes for each hidden unit, layer and token (Korthikanti et al. 2022, where attention
+        keeps no matrix of sequence_length squared), and 10 for each logit of a masked position. Not measured on a GPU."""
+        tokens, config = micro_batch * self.recipe.sequence_length, self.model_config
+        return tokens * (34 * config.hidden_size * config.num_hidden_layers + 10 * self.recipe.masking.rate * config.vocab_size)
+
     def describe(
         self, num_blocks: int, world_size: int, dtype: torch.dtype, accumulation: int, micro_batch: int, whole_gradient: bool, peak: float
     ) -> str:  # fmt: skip
@@ -102,7 +108,8 @@ class Plan:
                 f"{flops / 1e9:>13.3f}{memory / 2**20:>8,.0f} MiB{_duration(seconds):>10}"
             )
         lines.append(
-            f"about {_duration(total)} at {ASSUMED_MFU:.0%} of {peak / 1e12:.2f} TFLOP/s; activations come on top of the memory shown"
+            f"about {_duration(total)} at {ASSUMED_MFU:.0%} of {peak / 1e12:.2f} TFLOP/s; on top of the state come activations, about "
+            f"{self.activation_bytes(micro_batch) / 2**20:,.0f} MiB in 16 bits; checkpoints up to {self.checkpoint_bytes() / 1e9:.1f} GB"
         )
         return "\n".join(lines)
 
