@@ -220,6 +220,9 @@ def spoil(folder: Path, ds_config: Path) -> None:
     frozen.requires_grad_(True)
     with pytest.raises(RuntimeError, match="does not train what the stage names"):
         engine.check_trainable(train)
+    engine._zero.round_robin_bit16_groups[0] = engine._zero.round_robin_bit16_groups[0][::-1]
+    with pytest.raises(RuntimeError, match="in another order than their own"):
+        engine._check_layout()
     engine.close()
 
 

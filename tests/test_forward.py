@@ -1,6 +1,7 @@
 """The written-out passes against transformers' own, and the kernels' dropout against what dropout is."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+from data_tools.errors import RunError
 from trainer import cpu_kernels as kernels
 from trainer.forward import Encoder, write_out_encoder
 from trainer.mlm import MaskedLanguageModel, tie_output_bias
@@ -191,6 +193,63 @@ def test_a_model_in_eval_mode_drops_nothing() -> None:
     model = make_model("bert", torch.float32, dropout=0.3)
     wrapped = MaskedLanguageModel(model.model.eval())
     assert wrapped(*batch(True)) == wrapped(*batch(True))
+
+
+@built
+def test_positions_of_short_sentences_get_their_whole_gradient_in_bfloat16() -> None:
+    """Hundreds of tokens stand at a position. Added up in bf16 the last ones would change nothing any more."""
+    segments = torch.arange(1, 6).repeat_interleave(8)[None].repeat(400, 1)  # five sentences of eight tokens in each of 400 blocks
+    tokens = torch.randint(2, VOCAB, segments.shape, generator=torch.Generator().manual_seed(0))
+    selected = torch.arange(0, tokens.numel(), 2)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = make_model("roberta", dtype)
+        model(tokens, selected, torch.full((len(selected),), 7), segments).backward()
+        found[dtype] = next(p.grad.double() for name, p in model.named_parameters() if "position_embeddings" in name)
+    exact, half = found.values()
+    assert (half - exact).norm() < 0.02 * exact.norm()
+
+
+@built
+def test_a_label_beyond_the_vocabulary_is_not_written_through() -> None:
+    model, (tokens, selected, labels, _) = make_model("roberta", torch.float32), batch(False)
+    for wrong in (VOCAB, 65535, -1):
+        labels[3] = wrong
+        with pytest.raises(RunError, match="the corpus is damaged"):
+            model(tokens, selected, labels)
+
+
+def test_a_library_that_does_not_load_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: str) -> None:
+        raise OSError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(kernels.ctypes, "CDLL", fails)
+    assert kernels._library.__wrapped__() is None
+
+
+@built
+def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels._library.__wrapped__() is not None
+    monkeypatch.setattr(kernels.hashlib, "sha256", lambda data: SimpleNamespace(hexdigest=lambda: "of other sources"))
+    assert kernels._library.__wrapped__() is None
+
+
+@built
+def test_on_another_device_a_classifier_computes_by_transformers() -> None:
+    """The kernels read CPU memory. The device `meta` stands for a GPU: it has no memory at all."""
+    shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
+    settings = BertConfig(**shape, max_position_embeddings=60, num_labels=5)
+    model = AutoModelForSequenceClassification.from_config(settings, attn_implementation="eager")
+    write_out_encoder(model)
+    assert isinstance(model.base_model.encoder.forward, Encoder)
+    model.to("meta")
+    hidden = torch.zeros(BATCH, LENGTH, 80, device="meta")
+    assert model.base_model.encoder(hidden, None).last_hidden_state.shape == hidden.shape
+    with pytest.raises(AssertionError, match="xpt_column_sums"):
+        kernels.column_sums(torch.zeros(2, 3, device="meta"))
+    other = AutoModelForSequenceClassification.from_config(settings, attn_implementation="sdpa")
+    write_out_encoder(other)
+    assert not isinstance(other.base_model.encoder.forward, Encoder)  # its masks are others
 
 
 @built

@@ -18,9 +18,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tests.distributed import run_on_ranks
 from tests.test_engine import CASES, TWO_STAGES, Case, final, reference, run_cases, start_run, write_ds_config
+from tests.test_finetune import settings, work  # noqa: F401
 from tests.test_xpt import ROOT
 from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.checkpoint import newest
+from trainer.finetune import train
 from trainer.journal import read_rows
 
 GPUS = torch.cuda.device_count()
@@ -40,6 +42,11 @@ def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int) -> None:
         expected, found = reference(case.kind, case.stages, 8, case.moments), final(tmp_path / str(number))
         for name, value in expected.items():
             assert (found[name] - value).abs().max() < 1e-4, (case, name)
+
+
+def test_fine_tuning_learns(work: Path, tmp_path: Path) -> None:  # noqa: F811
+    train(settings(work, tmp_path / "D"))
+    assert json.loads((tmp_path / "D" / "report.json").read_text())["micro_f1"] > 95
 
 
 def launch(root: Path, precision: str, gpus: int, run: Path) -> subprocess.Popen[str]:

@@ -5,12 +5,13 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from data_tools.errors import UserError
 from trainer.architecture import architecture_of
 from trainer.engine import DeepSpeedConfig
-from trainer.flops import Shape, flops_per_token
+from trainer.flops import Shape, flops_per_token, peak_flops
 from trainer.plan import memory_per_rank
 from trainer.recipe import Optimizer, Stage, load_recipe
 from trainer.schedule import learning_rate
@@ -120,6 +121,14 @@ def test_schedules_at_hand_computed_steps() -> None:
     assert learning_rate(linear.model_copy(update={"schedule": "constant"}), 99) == 1.0
 
 
+def test_the_peak_is_that_of_the_very_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for name in ("NVIDIA A100-SXM4-80GB", "NVIDIA L40S", "NVIDIA L40", "NVIDIA A10G", "Tesla V100-PCIE-16GB", "NVIDIA H100 80GB HBM3"):
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda device, name=name: name)
+        found[name] = peak_flops(torch.device("cuda"), torch.bfloat16, 8, 8, 8) / 1e12
+    assert list(found.values()) == [312, 362, 181, 70, 125, 989]
+
+
 def test_flops_of_a_hand_counted_model() -> None:
     shape = Shape(hidden=10, intermediate=40, vocab=100, length=8, masking_rate=0.25)
     layer, attention, dense, output = 2 * (400 + 800), 4 * 8 * 10, 200 * 0.25, 2000 * 0.25
@@ -158,6 +167,9 @@ def test_ds_configs(tmp_path: Path) -> None:
         ({"zero_optimization": {"stage": 3}}, "stage must be 1 or 2, found 3"),
         ({"fp16": {"enabled": True}}, "choose one"),
         ({"train_micro_batch_size_per_gpu": "auto"}, "positive number, found 'auto'"),
+        ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "round_robin_gradients lays parameters out"),
+        ({"zero_optimization": {"stage": 2, "parameter_alignment": True}}, "parameter_alignment lays parameters out"),
+        ({"zero_optimization": 2}, "zero_optimization must be an object"),
     ]:
         with pytest.raises(UserError, match=message):
             DeepSpeedConfig.load(ds_config(tmp_path, **change))

@@ -173,8 +173,8 @@ def best_fit(widths: np.ndarray, capacity: int, neighbours: int = 8192) -> tuple
 
     Returns the items, bin after bin, and for each bin where its items end in that list.
     """
-    order: list[int] = []
-    sizes: list[int] = []
+    order: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
     for start in range(0, len(widths), neighbours):
         part = widths[start : start + neighbours]
         bins: list[list[int]] = []
@@ -188,15 +188,15 @@ def best_fit(widths: np.ndarray, capacity: int, neighbours: int = 8192) -> tuple
                 chosen = with_room[room].pop()
                 if not with_room[room]:
                     rooms ^= 1 << room
-                bins[chosen].append(start + item)
+                bins[chosen].append(item)
             else:
                 room, chosen = capacity, len(bins)
-                bins.append([start + item])
+                bins.append([item])
             with_room[room - width].append(chosen)
             rooms |= 1 << (room - width)
-        order += [item for bin_ in bins for item in bin_]
-        sizes += map(len, bins)
-    return np.array(order, np.int64), np.cumsum(np.array(sizes, np.int64))
+        order.append(np.array([item for bin_ in bins for item in bin_], np.int64) + start)
+        sizes.append(np.array([len(bin_) for bin_ in bins], np.int64))
+    return np.concatenate(order), np.cumsum(np.concatenate(sizes))
 
 
 def samples_of(batch: int, global_batch: int, micro_batch: int, accumulation: int, rank: int, world_size: int) -> list[np.ndarray]:

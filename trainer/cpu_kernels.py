@@ -34,7 +34,10 @@ _SIGNATURES = {
 @cache
 def _library() -> ctypes.CDLL | None:
     for path in Path(__file__).parent.glob("cpu_library*.so"):
-        library = ctypes.CDLL(str(path))
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError:  # no OpenMP or C++ runtime here, or another architecture
+            continue
         if _is_of_these_sources(library) and library.xpt_runs_here():
             for name, arguments in _SIGNATURES.items():
                 getattr(library, name).argtypes, getattr(library, name).restype = arguments, None
@@ -63,6 +66,7 @@ def threshold(rate: float) -> int:
 
 
 def _call(name: str, *arguments: object) -> None:
+    assert all(argument.device.type == "cpu" for argument in arguments if isinstance(argument, torch.Tensor)), name
     values = (argument.data_ptr() if isinstance(argument, torch.Tensor) else argument for argument in arguments)
     getattr(_library(), name)(*values, torch.get_num_threads())
 

@@ -73,6 +73,11 @@ class DeepSpeedConfig:
         for key, owner in OWNED_BY_RECIPE.items():
             if key in settings:
                 raise UserError(f"ds_config {path}: {key} belongs to the recipe ({owner}); remove it from the ds_config")
+        for key in ("round_robin_gradients", "parameter_alignment"):
+            if settings.get("zero_optimization", {}).get(key):
+                raise UserError(
+                    f"ds_config {path}: zero_optimization.{key} lays parameters out in an order that is not kept here; remove it"
+                )
         stage = settings.get("zero_optimization", {}).get("stage")
         if stage not in (1, 2):
             raise UserError(f"ds_config {path}: zero_optimization.stage must be 1 or 2, found {stage}")
@@ -212,6 +217,7 @@ class StageEngine:
         self._groups = parameter_groups(checkpoint.shapes, train, adam_steps, optimizer)
         self._engine = self._initialize(model, config, optimizer)
         self._name_of = {id(parameter): name for name, parameter in self.parameters.items()}
+        self._check_layout()
         self._load_state(checkpoint, forget=fresh_moments)
         self.check_trainable(train)
         self._frozen_sum = self.frozen_checksum()
@@ -241,6 +247,14 @@ class StageEngine:
         if hasattr(engine.optimizer.loss_scaler, _GIVES_UP):
             setattr(engine.optimizer.loss_scaler, _GIVES_UP, False)
         return engine
+
+    def _check_layout(self) -> None:
+        """The flat groups hold their parameters one after the other, in order: `_owners` and Gradients count on it."""
+        for laid_out, paddings, group in zip(
+            self._zero.round_robin_bit16_groups, self._zero.round_robin_bit16_padding, self._zero.bit16_groups, strict=True
+        ):
+            if any(paddings) or any(one is not other for one, other in zip(laid_out, group, strict=True)):
+                raise RuntimeError("DeepSpeed lays parameters out in another order than their own")
 
     def _own_gradients(self) -> Gradients:
         """Sums of our own in place of DeepSpeed's: its hooks would reduce every micro-batch."""
@@ -333,6 +347,12 @@ class StageEngine:
             dist.barrier()
             for flat, row in zip(zero.bit16_groups_flat, self._weights, strict=True):
                 torch.cat(row, out=flat.data)
+
+    def describe(self) -> str:
+        """Which of the ways to compute are taken here, for people."""
+        passes = "ours" if self._engine.module.written_out else "transformers'"
+        sums = "DeepSpeed" if self._gradients is None else "shared memory" if self._weights else "the network"
+        return f"passes {passes}" + (f", gradients summed by {sums}" if self.world_size > 1 else "")
 
     def set_learning_rate(self, rate: float) -> None:
         """For the next optimizer step."""

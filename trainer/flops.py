@@ -15,8 +15,8 @@ import torch
 from trainer.stages import Parts
 
 # Dense bf16 tensor-core peaks from the makers' data sheets, FLOP/s.
-GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "A10": 125e12, "A40": 150e12, "A6000": 155e12, "L4": 121e12, "L40": 181e12,
-             "V100": 125e12, "T4": 65e12, "4090": 165e12, "3090": 71e12, "B200": 2250e12}  # fmt: skip
+GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "A10": 125e12, "A10G": 70e12, "A40": 150e12, "A6000": 155e12, "L4": 121e12,
+             "L40": 181e12, "L40S": 362e12, "V100": 125e12, "T4": 65e12, "4090": 165e12, "3090": 71e12, "B200": 2250e12}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,12 @@ def stage_flops_per_token(shape: Shape, parts: Parts, train: set[str], num_layer
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int, intermediate: int) -> float:
-    """FLOP/s that one rank can reach: the data sheet's figure on a known GPU, else the best of a short measured
+    """FLOP/s that one rank can reach: the data sheet's figure on a known GPU in 16 bits, else the best of a short measured
     (tokens, hidden) x (hidden, intermediate) multiplication with the rank's own threads."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for key, peak in sorted(GPU_PEAKS.items(), key=lambda item: -len(item[0])):
-            if key in name.replace("-", " ").split() or f" {key}" in f" {name}":
-                return peak
+    if device.type == "cuda" and dtype != torch.float32:
+        for word in torch.cuda.get_device_name(device).replace("-", " ").split():  # NVIDIA A100-SXM4-80GB
+            if word in GPU_PEAKS:
+                return GPU_PEAKS[word]
     a, b = torch.randn(tokens, hidden, device=device).to(dtype), torch.randn(intermediate, hidden, device=device).to(dtype)
     best, begin = float("inf"), time.perf_counter()
     while time.perf_counter() - begin < 0.5:

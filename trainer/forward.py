@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, ModelOutput
 
+from data_tools.errors import RunError
 from trainer import cpu_kernels as kernels
 from trainer.architecture import architecture_of
 
@@ -47,12 +48,11 @@ class Forward:
         hidden_rate, attention_rate = _thresholds(config, training)
         keys = torch.randint(2**62, (1 + 3 * len(self._layers),)).tolist()  # of every dropout
         table = self._embeddings
+        places = table.position_embeddings.weight
+        separate = len(positions) > 1  # positions of its own for each block: PyTorch would add hundreds of gradients up in bf16
+        at_places = _Lookup.apply(places, positions, None) if separate else functional.embedding(positions, places)
         of_output: list[torch.Tensor] | None = [] if self._tied else None
-        z = (
-            _Lookup.apply(table.word_embeddings.weight, input_ids, of_output)
-            + table.position_embeddings(positions)
-            + table.token_type_embeddings.weight[0]
-        )
+        z = _Lookup.apply(table.word_embeddings.weight, input_ids, of_output) + at_places + table.token_type_embeddings.weight[0]
         norm = table.LayerNorm
         x = _EmbeddingNorm.apply(z.flatten(0, 1), norm.weight, norm.bias, norm.eps, keys[0], hidden_rate)
         shape = (*input_ids.shape, config.num_attention_heads)
@@ -67,12 +67,17 @@ class Encoder:
 
     def __init__(self, encoder: Any, config: PretrainedConfig) -> None:
         self._encoder, self._config = encoder, config
+        self._theirs = encoder.forward
 
     def __call__(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **unused: Any) -> ModelOutput:
         """hidden_states: (B, L, H). attention_mask: (B, 1, 1 or L, L), as eager attention has it: 0 where a token is seen, else very low.
 
-        What padding itself becomes differs from transformers'; no head may look at it.
+        What padding itself becomes differs from transformers'; no head may look at it. Moved to another device, the model computes by
+        transformers again.
         """
+        if hidden_states.device.type != "cpu":
+            theirs: ModelOutput = self._theirs(hidden_states, attention_mask, **unused)
+            return theirs
         hidden_rate, attention_rate = _thresholds(self._config, self._encoder.training)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
         segments = None if attention_mask is None else (attention_mask[:, 0, 0] == 0).long()
@@ -87,7 +92,7 @@ def write_out_encoder(model: PreTrainedModel) -> None:
     """Let the encoder of a BERT-like model compute by this file, where it can: on CPU, with eager attention."""
     base: Any = model.base_model
     known = model.config.model_type in ("bert", "roberta", "xlm-roberta", "electra")
-    if known and supports(model):
+    if known and supports(model) and model.config._attn_implementation == "eager":
         base.encoder.forward = Encoder(base.encoder, model.config)
 
 
@@ -234,6 +239,11 @@ class _Head(torch.autograd.Function):
     ) -> torch.Tensor:  # fmt: skip
         epsilon, gradients = settings
         w_d, b_d, gamma, beta, output, bias = parameters
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(output):  # the kernel writes at these places
+            raise RunError(
+                f"a token is {int(labels.max())}, the vocabulary has {len(output)}: the corpus is damaged; see which file by "
+                "python -m data_tools.inspect CORPUS --verify"
+            )
         u = functional.linear(x, w_d)
         z = kernels.gelu_forward(u, b_d)
         features, statistics = kernels.norm_forward(z, None, None, gamma, beta, epsilon, 0)

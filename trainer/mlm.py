@@ -27,6 +27,11 @@ class MaskedLanguageModel(nn.Module):
         self._flash = model.config._attn_implementation == "flash_attention_2"
         self._forward = Forward(model) if supports(model) else None
 
+    @property
+    def written_out(self) -> bool:
+        """Whether the passes are those of trainer/forward.py, not transformers'."""
+        return self._forward is not None
+
     def forward(
         self, input_ids: torch.Tensor, selected: torch.Tensor, labels: torch.Tensor, segments: torch.Tensor | None = None
     ) -> torch.Tensor:

@@ -147,6 +147,11 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     )
     mine = np.arange(ranks.rank, min(recipe.validation_blocks, valid.num_blocks), ranks.world_size)
     validation = [valid.validation(mine[start : start + config.micro_batch]) for start in range(0, len(mine), config.micro_batch)]
+    if not ranks.sum(float(sum(len(batch.labels) for batch in validation)))[0]:
+        raise UserError(
+            f"corpus {recipe.corpus}: its validation blocks have nothing to predict, every token is unknown to its tokenizer; "
+            "prepare it with another --tokenizer, or without"
+        )
     tokens = config.micro_batch * recipe.sequence_length
     peak = peak_flops(ranks.device, config.dtype, tokens, planned.model_config.hidden_size, planned.model_config.intermediate_size)
     return Run(recipe, config, corpus, planned, train, valid, validation, accumulation, sum(ranks.sum(peak)))
@@ -276,7 +281,8 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
     engine.load_loss_scaler(checkpoint.state.get("loss_scaler", {}))
     check_forward(run, ranks, engine, checkpoint)
     journal.say(
-        f"stage {stage.name}: {len(train)} of {len(run.plan.shapes)} tensors train; engine built in {time.perf_counter() - begin:.1f} s"
+        f"stage {stage.name}: {len(train)} of {len(run.plan.shapes)} tensors train; {engine.describe()}; engine built in "
+        f"{time.perf_counter() - begin:.1f} s"
     )
     if state.step == 0:
         journal.record({"step": 0, "stage": stage.name, **validate(run, ranks, engine)})
@@ -341,6 +347,7 @@ def draw(run: Run, ranks: Ranks, batch_number: int, stop: StopRequest, saver: Sa
     signal = stop.signal
     asked = [float(signal == number) for number in (SIGINT, SIGTERM)]
     num_selected, interrupt, terminate, saved = ranks.sum(sum(len(batch.labels) for batch in batches), *asked, float(saver.ready))
+    num_selected = max(1.0, num_selected)  # of a small batch perhaps none; then its loss is 0
     return batches, num_selected, SIGINT if interrupt else SIGTERM if terminate else 0, saved == ranks.world_size
 
 
