@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -110,6 +111,15 @@ def test_no_file_beside_a_launched_script_hides_a_module(path: Path) -> None:
     assert path.stem not in sys.stdlib_module_names
     sys_path = [p for p in sys.path if Path(p or ".").resolve() != path.parent]
     assert importlib.machinery.PathFinder.find_spec(path.stem, sys_path) is None, f"{path.stem} hides an installed module"
+
+
+def test_the_design_names_every_file_in_its_layer() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for package, layers in LAYERS.items():
+        listed = text.split(f"Layers of `{package}`")[1].split("\n\n")[1]
+        items = re.split(r"(?m)^\d\. ", listed)[1:]
+        for number, stems in enumerate(layers):
+            assert set(re.findall(r"`(\w+)`", items[number])) == {stem for stem in stems if not stem.startswith("world")}, (package, number)
 
 
 def test_every_file_has_a_layer_and_none_is_called_utils() -> None:
