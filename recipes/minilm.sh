@@ -7,8 +7,10 @@ export DS_ACCELERATOR=cpu OMP_NUM_THREADS=1
 dump=$(realpath "${1:?usage: recipes/minilm.sh DUMP LEXICON [KLUE_DEV]}") lexicon=$(realpath "${2:?usage: recipes/minilm.sh DUMP LEXICON [KLUE_DEV]}")
 exclude=(${3:+--exclude "$(realpath "$3")"})
 cd "$(dirname "$0")/.."
+ds_config=ds_configs/zero2_cpu.json
+grep -qE "avx512_bf16|amx_bf16" /proc/cpuinfo || ds_config=ds_configs/zero2_cpu_fp32.json # where the processor has no bf16: slower
 PATH="$PWD/.venv/bin:$PATH"
 python -m data_tools.prepare --input "$dump" --output-dir corpora/minilm --vocab-size 16000 "${exclude[@]}"
 deepspeed --hostfile hostfiles/localhost --no_ssh_check --master_addr 127.0.0.1 trainer/xpt.py --recipe recipes/minilm.yaml \
-    --ds-config ds_configs/zero2_cpu.json --corpus corpora/minilm --output-dir runs/minilm --set "surgery.lexicon=$lexicon"
+    --ds-config $ds_config --corpus corpora/minilm --output-dir runs/minilm --set "surgery.lexicon=$lexicon"
 python trainer/fill_mask.py --model runs/minilm/model --top 4 "대한민국의 수도는 <mask>이다." "그는 대학교에서 <mask>을 공부했다."

@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 RUN=runs/quickstart
 export DS_ACCELERATOR=cpu
+ds_config=ds_configs/zero2_cpu.json
+grep -qE "avx512_bf16|amx_bf16" /proc/cpuinfo || ds_config=ds_configs/zero2_cpu_fp32.json # where the processor has no bf16
 echo "== 1. An invented Korean world: a wiki dump, and examples in KLUE-RE's format"
 [ -f $RUN/world/klue_re_eval.json ] || python -m data_tools.world --output-dir $RUN/world
 
@@ -13,7 +15,7 @@ python -m data_tools.prepare --input $RUN/world/wiki.xml --output-dir $RUN/corpu
 
 echo "== 3. Post-training an English model (MiniLM) in two stages on 2 ranks"
 OMP_NUM_THREADS=1 deepspeed --hostfile hostfiles/localhost --no_ssh_check --master_addr 127.0.0.1 trainer/xpt.py \
-    --recipe recipes/quickstart.yaml --ds-config ds_configs/zero2_cpu.json
+    --recipe recipes/quickstart.yaml --ds-config $ds_config
 echo "-- a few blanks, filled"
 python trainer/fill_mask.py --model $RUN/xpt/model --top 4 \
     "그는 1975년에 태어난 <mask>이다." "이 회사의 <mask>는 새여울시에 있다." "그녀는 대학교에서 <mask>을 공부했다."

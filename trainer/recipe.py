@@ -27,6 +27,8 @@ class Surgery(_Settings):
     itl_init: Literal["random", "near-identity"] = "random"
     """`near-identity` zeroes an ITL's two output projections; the paper's are random."""
     embedding_init: Literal["random", "source-statistics", "dictionary", "anchors"] = "random"
+    """First word embeddings: random (the paper's); drawn with the seed's mean and deviation; from a lexicon and the corpus; from the pieces
+    that both vocabularies share and the corpus (trainer/embedding_init.py)."""
     lexicon: Path | None = None
     """English<TAB>Korean pairs; needed by `embedding_init: dictionary`."""
     output_bias_init: Literal["zeros", "unigram"] = "zeros"
@@ -34,6 +36,7 @@ class Surgery(_Settings):
     reinit_head: bool = True
     """New dense layer and LayerNorm in the MLM head (the paper's random output layer). A seed without a head needs it."""
     reinit_positions: bool = False
+    """New position embeddings; else the seed's."""
     tie_output: bool = True
     """Output matrix = word embeddings, as RoBERTa and BERT have it."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -44,8 +47,11 @@ class Masking(_Settings):
     """Dynamic MLM masking (BERT; RoBERTa section 4.1): of the selected tokens 80 % become <mask>, 10 % random, 10 % stay."""
 
     rate: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the tokens that are selected, to be predicted."""
     mask_fraction: float = Field(default=0.8, ge=0, le=1)
+    """Of the selected ones, those that become <mask>."""
     random_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Of the selected ones, those that become a piece drawn from all."""
 
     @model_validator(mode="after")
     def _fractions(self) -> "Masking":
@@ -61,6 +67,7 @@ class Optimizer(_Settings):
     beta2: float = Field(default=0.98, ge=0, lt=1)
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
+    """Times the learning rate: what a weight loses in a step."""
     gradient_clipping: float = Field(default=1.0, ge=0)
     """Largest global gradient norm; 0 switches clipping off."""
     moments: Literal["carry", "fresh"] = "carry"
@@ -75,7 +82,9 @@ class Stage(_Settings):
     """Of: embeddings, itl, encoder, encoder[a:b] (layers of the seed, counted from 0), head, all."""
     steps: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
+    """The stage's highest."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Of the stage's steps those in which the rate rises, from nearly 0."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """After the warm-up, to 0 at the stage's end (`linear`, `cosine`) or not at all."""
 
@@ -90,6 +99,7 @@ class Intervals(_Settings):
     """In optimizer steps. 0: only at the end of each stage (for log: every step is 1)."""
 
     log: int = Field(default=10, gt=0)
+    """Rows of metrics.jsonl and points of TensorBoard."""
     evaluate: int = Field(default=500, ge=0)
     checkpoint: int = Field(default=500, ge=0)
 
@@ -101,8 +111,11 @@ class Recipe(_Settings):
     seed_model: str
     """A folder, a hub id, or `package:NAME/PATH` for a model that lies in an installed Python package."""
     corpus: Path
+    """A folder made by data_tools.prepare."""
     output_dir: Path
+    """The run folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of new weights, the order of blocks, masks and dropout."""
     expect_world_size: int | None = Field(default=None, gt=0)
     """Refuse to run on another number of ranks."""
     surgery: Surgery = Surgery()
