@@ -19,7 +19,13 @@ from scipy.stats import t, ttest_ind
 RECORDS, DOCS = Path("benchmarks/results/evidence"), Path("docs")
 REFERENCE = "rates.xpt-2e-3-1e-3"
 """The cell that tables of one change are compared with: everything as in `defaults`."""
-BESIDE = {"itl": [REFERENCE], "schedule": [REFERENCE], "knobs": [REFERENCE], "initialisation": [REFERENCE, "data.xpt-100"]}
+BESIDE = {
+    "itl": [REFERENCE],
+    "schedule": [REFERENCE],
+    "knobs": [REFERENCE],
+    "initialisation": [REFERENCE, "data.xpt-100"],
+    "late": ["main.xpt"],
+}
 """Cells of other tables that a table and its picture show, too."""
 BLOCK = re.compile(r"(?<=<!-- make results: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 

@@ -71,7 +71,9 @@ def main() -> None:
     findings = Findings.of(corpus, max(0, options.samples), options.seed, options.seed_model)
     if options.html:
         try:
-            options.html.write_text(render(findings), encoding="utf-8")
+            aside = options.html.with_name(options.html.name + ".partial")
+            aside.write_text(render(findings), encoding="utf-8")
+            aside.replace(options.html)
         except OSError as error:
             raise UserError(f"--html {options.html}: cannot be written ({error.strerror}).") from error
         print(options.html)
