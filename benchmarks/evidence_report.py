@@ -76,6 +76,13 @@ def rows_of(name: str, records: dict[str, list[Record]]) -> dict[str, list[Recor
     return {label: found for label, found in records.items() if label.startswith(f"{name}.") or label in BESIDE.get(name, ())}
 
 
+def shown_as(label: str, name: str) -> str:
+    """A cell's name in the table `name`."""
+    if label.startswith(f"{name}."):
+        return label.removeprefix(f"{name}.")
+    return "reference" if label == REFERENCE else label
+
+
 def difference(one: list[float], other: list[float], digits: int = 3) -> str:
     """Of the means; of several seeds each with its 95 % interval (Welch's t)."""
     far = f"{statistics.mean(one) - statistics.mean(other):+.{digits}f}"
@@ -99,8 +106,13 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for label, found in sorted(rows.items(), key=lambda item: statistics.mean(early[item[0]])):
         losses = [final(record) for record in found]
-        shown = label.split(".", 1)[1] if label.startswith(f"{name}.") else f"*{label.split('.', 1)[1]}*"
-        entries = [shown, str(len(found)), f"{found[0]['tokens'] / 1e6:.2g}M", *[spread(early[label])] * several]
+        shown = shown_as(label, name)
+        entries = [
+            shown if label.startswith(f"{name}.") else f"*{shown}*",
+            str(len(found)),
+            f"{found[0]['tokens'] / 1e6:.2g}M",
+            *[spread(early[label])] * several,
+        ]
         entries += [spread(losses), f"{math.exp(statistics.mean(losses)):,.1f}"]
         if compared:
             entries.append("" if label == REFERENCE else difference(early[label], early[REFERENCE]))
@@ -137,10 +149,10 @@ def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
     with picture(name, "validation loss") as axes:
         for label, found in sorted(rows_of(name, records).items()):
             each = found[0]["tokens"] / found[0]["steps"]
-            steps = sorted(set.intersection(*({point[0] for point in record["curve"]} for record in found)))
+            steps = sorted(set.intersection(*({point[0] for point in record["curve"] if point[0]} for record in found)))
             losses = [[next(point[2] for point in record["curve"] if point[0] == step) for record in found] for step in steps]
-            places = [max(step, 1) * each / 1e6 for step in steps]
-            (line,) = axes.plot(places, [statistics.mean(several) for several in losses], label=label.removeprefix(f"{name}."))
+            places = [step * each / 1e6 for step in steps]
+            (line,) = axes.plot(places, [statistics.mean(several) for several in losses], label=shown_as(label, name))
             if len(found) > 1:
                 axes.fill_between(places, [min(s) for s in losses], [max(s) for s in losses], color=line.get_color(), alpha=0.25)
 
