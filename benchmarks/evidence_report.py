@@ -135,7 +135,8 @@ def picture(name: str, what: str) -> Iterator[Any]:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     yield axes
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("million tokens seen")
     axes.set_ylabel(what)
     axes.legend(fontsize=7)
