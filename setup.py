@@ -30,7 +30,7 @@ setup(
     packages=["trainer", "data_tools"],
     ext_modules=[cpu_library],
     package_data={"data_tools": ["*.tsv"], "trainer": ["*.csv", "cpp/*"]},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",
         "deepspeed==0.19.8",  # trainer/engine.py reads private attributes of exactly this version

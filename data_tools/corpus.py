@@ -100,11 +100,8 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 def sha256_of(file: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fingerprint_of(outputs: dict[str, dict[str, Any]]) -> str:

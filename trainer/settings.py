@@ -12,7 +12,6 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from data_tools import lock
-from data_tools.corpus import sha256_of
 from data_tools.errors import UserError
 
 INPUT_FORMATS = ("untyped", "typed", "typed-punct", "none")
@@ -141,7 +140,9 @@ def _identity(settings: Settings) -> dict[str, Any]:
     folder = Path(settings.model)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder.is_dir() else []
     model = f"contents {_digest(files)}" if files else settings.model
-    return {"model": model, "train_file": f"contents {sha256_of(settings.train_file)[:16]}", **identity}
+    with open(settings.train_file, "rb") as file:
+        rows = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return {"model": model, "train_file": f"contents {rows}", **identity}
 
 
 def _digest(files: Sequence[Path]) -> str:
