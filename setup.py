@@ -6,7 +6,8 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 # Compiled in, and compared when the library is loaded: one that is older than its sources is not used (trainer/cpu_kernels.py).
-sources = sorted(Path(__file__).parent.glob("trainer/cpp/*.*"))
+folder = Path(__file__).parent / "trainer" / "cpp"
+sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
 digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 # Loaded by trainer/cpu_kernels.py as a C library, not as a Python module. optional: without a compiler the installation goes on, and the

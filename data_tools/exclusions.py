@@ -15,6 +15,7 @@ from data_tools.filters import content_key
 from data_tools.sources import open_decompressed
 
 LEAST_LETTERS = 10  # a shorter text ("그는 배우이다.") says nothing about an example and stands in many articles
+_JSON = re.compile(r'\s*(\[\s*(\[\s*[\[{"\d]|[{"])|\{\s*")')  # not the wiki link that a text may begin with
 _NO_WORD = re.compile(r"[\W_]+")
 
 
@@ -45,19 +46,23 @@ def _texts(file: Path) -> Iterator[str]:
         raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file.") from None
     except UnicodeDecodeError:
         raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file.") from None
-    if not re.match(r'\s*(\[\s*[\[{"]|\{\s*")', content):
-        yield from content.splitlines()
-        return
     try:
         yield from _strings(json.loads(content))
-    except (ValueError, RecursionError):
-        for number, line in enumerate(content.split("\n"), 1):  # a string may hold U+2028, which splitlines() takes for an end
-            try:
-                yield from _strings(json.loads(line)) if line.strip() else ()
-            except (ValueError, RecursionError) as error:
-                raise UserError(
-                    f"--exclude {file}: begins as JSON, but is neither JSON nor, at line {number}, JSON lines ({error}); mend it."
-                ) from None
+        return
+    except (ValueError, RecursionError) as error:
+        whole = error
+    lines = content.split("\n")  # a string may hold U+2028, which splitlines() takes for an end
+    found: list[Any] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            if not _JSON.match(content):
+                yield from content.splitlines()
+                return
+            where = f"line {number}: {error}" if found else str(whole)
+            raise UserError(f"--exclude {file}: begins as JSON, but is neither JSON nor JSON lines ({where}); mend it.") from None
+    yield from _strings(found)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -71,9 +71,11 @@ def main() -> None:
     findings = Findings.of(corpus, max(0, options.samples), options.seed, options.seed_model)
     if options.html:
         try:
-            aside = options.html.with_name(options.html.name + ".partial")
+            special = options.html.exists() and not options.html.is_file()  # /dev/stdout; a folder refuses
+            aside = options.html if special else options.html.with_suffix(".partial")
             aside.write_text(render(findings), encoding="utf-8")
-            aside.replace(options.html)
+            if not special:
+                aside.replace(options.html)
         except OSError as error:
             raise UserError(f"--html {options.html}: cannot be written ({error.strerror}).") from error
         print(options.html)

@@ -1,5 +1,6 @@
 """One command at a time in an output folder: an interrupted run's ranks may still be saving when the next start comes."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -10,28 +11,50 @@ from data_tools.errors import UserError
 
 WAIT_SECONDS = 60.0
 _held: dict[Path, int] = {}  # file descriptors; the kernel lets go of the lock when the process ends, however it ends
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def hold(folder: Path) -> None:
-    """Hold FOLDER/lock (flock) until this process ends. Waits a minute for another holder to end; then raises UserError that names it."""
+    """Hold FOLDER/lock (flock) until `release` or this process ends. Waits a minute for another
+    holder, then raises UserError that names it.
+
+    Makes the folder when it is missing. On a file system without locks it says so and goes on.
+    """
     path = folder.resolve() / "lock"
     if path in _held:
         return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = None
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            os.close(descriptor)
             if deadline is None:
                 deadline = time.monotonic() + WAIT_SECONDS
                 print(f"{folder} is held by {holder}; waiting for it to end", flush=True)
             elif time.monotonic() > deadline:
-                os.close(descriptor)
                 raise UserError(f"{folder}: {holder} is at work there; end it, or choose another --output-dir") from None
             time.sleep(0.2)
+            continue
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise
+            print(f"{folder}: its file system has no locks ({error.strerror}); see that nothing else works there", flush=True)
+        if os.fstat(descriptor).st_nlink:
+            break
+        os.close(descriptor)  # who held it has removed it since we opened it
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _held[path] = descriptor
+
+
+def release(folder: Path) -> None:
+    """Let go of what `hold` holds, and remove the file."""
+    path = folder.resolve() / "lock"
+    if path in _held:
+        path.unlink(missing_ok=True)
+        os.close(_held.pop(path))

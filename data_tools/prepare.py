@@ -75,10 +75,10 @@ def prepare(options: argparse.Namespace) -> None:
         print(f"{output_dir}: a corpus of these inputs and settings is already there; nothing to do")
         return
     work = Work(output_dir / WORK_NAME)
-    work.path.mkdir(parents=True, exist_ok=True)
     lock.hold(work.path)
     if is_already_there(output_dir, settings):
         print(f"{output_dir}: another process made this corpus meanwhile; nothing to do")
+        remove_work(work)
         return
     clear_remains(output_dir)
     spool, facts = spool_sentences(options, described, inputs, work)
@@ -93,7 +93,7 @@ def prepare(options: argparse.Namespace) -> None:
     shutil.copytree(work.path / "tokenizer", output_dir / corpora.TOKENIZER_NAME)
     facts |= encode_splits(options, spool, splits)
     write_manifest(output_dir, settings, facts)
-    shutil.rmtree(work.path)
+    remove_work(work)
     for notice in facts["notices"]:
         print(f"notice: {notice}")
     for name, counts in facts["splits"].items():
@@ -140,6 +140,12 @@ def clear_remains(output_dir: Path) -> None:
     for split in corpora.SPLITS:
         for file in output_dir.glob(f"{split}.*"):
             file.unlink()
+
+
+def remove_work(work: Work) -> None:
+    """The corpus is finished."""
+    lock.release(work.path)
+    shutil.rmtree(work.path, ignore_errors=True)
 
 
 def make_tokenizer(options: argparse.Namespace, settings: dict[str, Any], spool: Spool, splits: np.ndarray, work: Work) -> None:

@@ -119,7 +119,9 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
     if re.match(r'\s*\{\s*"', first_line):
         return _parse_json_lines(lines, path)
     if re.match(r"\s*(\[\s*(\{|$)|\{\s*\}?\s*$)", first_line):
-        raise UserError(f"{path}: expected JSON with an object a line, found an array or objects over several lines; write one a line.")
+        raise UserError(
+            f"{path}: expected JSON with an object a line, found an array or objects over lines; rewrite the file or leave it out."
+        )
     return _parse_plain(lines)
 
 

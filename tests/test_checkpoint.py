@@ -143,8 +143,13 @@ def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(tmp_path: Pa
         flip_a_bit(tmp_path / "checkpoints" / f"step-{step}" / "weights-0.safetensors", random.Random(0))
     assert newest(tmp_path)[0].state["step"] == 400  # type: ignore[union-attr]
     make_checkpoint(tmp_path, 437, seed=1)
-    prune(tmp_path, 437, 1, {0, 600})
+    prune(tmp_path, {400, 437}, 1, {0, 600})
     assert steps_in(tmp_path) == [0, 437]
+    flip_a_bit(tmp_path / "checkpoints" / "step-437" / "weights-0.safetensors", random.Random(0))
+    for step in (400, 500):  # gone on from 400, past the damaged one, and saved
+        make_checkpoint(tmp_path, step, seed=2)
+    prune(tmp_path, {400, 500}, 2, {0})
+    assert steps_in(tmp_path) == [0, 400, 500]
 
 
 def test_a_link_never_overwrites_what_was_just_written(tmp_path: Path) -> None:

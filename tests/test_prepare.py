@@ -1,5 +1,6 @@
 """The commands, end to end on small invented text: what a corpus holds, and what the user's mistakes get."""
 
+import errno
 import html
 import json
 import random
@@ -16,6 +17,7 @@ import pytest
 from deepspeed.runtime.data_pipeline.data_sampling.indexed_dataset import MMapIndexedDataset
 from transformers import AutoTokenizer
 
+from data_tools import lock
 from data_tools import prepare as prepare_command
 from data_tools.corpus import MANIFEST_NAME, SPLITS, Corpus
 from data_tools.duplicates import first_occurrences
@@ -352,10 +354,34 @@ def test_evaluation_files_of_any_shape_are_read_whole_or_refused(tmp_path: Path)
         (tmp_path / name).write_text(content, encoding="utf-8")
         keys[name] = read_exclusions([tmp_path / name], lambda text: [text])
     assert len(keys["array"]) == 9 and all((found == keys["array"]).all() for found in keys.values())
+    for name, content in (
+        ("numbers first", '[12, "가나다라마바사아자차카타파하"]'),
+        ("lists", '[["가나다라마바사아자차카타파하"]]\n[[1, "가나다라마바사아자차카"]]'),
+        ("wiki", "[[서울]]은 한국의 수도이고 가나다라마바사이다.\n[1] 가나다라마바사아자차카타"),
+    ):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        assert len(read_exclusions([tmp_path / name], lambda text: [text])) == (1 if name == "numbers first" else 2), name
     for name in ("array", "lines"):
         (tmp_path / name).write_text(shapes[name][:-20], encoding="utf-8")
         with pytest.raises(UserError, match="begins as JSON, but is neither"):
             read_exclusions([tmp_path / name], lambda text: [text])
+
+
+def test_a_folder_without_locks_is_used_and_one_that_is_left_can_be_held_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock.hold(tmp_path / "new")
+    lock.release(tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+    lock.hold(tmp_path / "new")
+    assert "process" in (tmp_path / "new" / "lock").read_text()
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    lock.hold(tmp_path / "other")
+    assert "has no locks" in capsys.readouterr().out
 
 
 def test_a_second_start_waits_for_the_first(text_file: Path, tmp_path: Path) -> None:

@@ -298,6 +298,8 @@ def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Pa
         done = launch(finished, *new_run, *arguments, ranks=1)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, (arguments, done.stderr)
         assert not (tmp_path / "new").exists()
+    done = launch(finished, "--nothing")
+    assert done.returncode == 2 and done.stderr.count("error:") == 1 and "unrecognized arguments" in done.stderr, done.stderr
     done = launch(finished, "--resume", "never", ranks=1)
     assert done.returncode == 2 and "holds a run already" in done.stderr
 

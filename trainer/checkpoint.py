@@ -263,13 +263,16 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, problems
 
 
-def prune(run: Path, step: int, keep_last: int, keep_steps: set[int]) -> None:
-    """Remove unfinished checkpoints, those beyond `step`, which this run passed over because they are damaged, and of the others all but
-    the last `keep_last` and those at `keep_steps`."""
+def prune(run: Path, good: set[int], keep_last: int, keep_steps: set[int]) -> None:
+    """Remove unfinished checkpoints; later ones than `good`'s first that are not among them; of the others all but the last `keep_last` and
+    those at `keep_steps`.
+
+    good: the step that the run began from, and those that it saved since. What else stands beyond the first was passed over: damaged.
+    """
     for path in (run / "checkpoints").glob("step-*.partial"):
         shutil.rmtree(path)
     found = {int(path.name[5:]): path for path in checkpoint_paths(run)}
-    kept = [number for number in found if number <= step][:keep_last]
+    whole = [number for number in found if number in good or number < min(good)]
     for number, path in found.items():
-        if number > step or number not in {*kept, *keep_steps}:
+        if number not in whole or (number not in whole[:keep_last] and number not in keep_steps):
             shutil.rmtree(path)

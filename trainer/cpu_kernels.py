@@ -50,7 +50,8 @@ def _is_of_these_sources(library: ctypes.CDLL) -> bool:
     if not hasattr(library, "xpt_sources"):
         return False
     library.xpt_sources.restype = ctypes.c_char_p
-    sources = sorted((Path(__file__).parent / "cpp").glob("*.*"))
+    folder = Path(__file__).parent / "cpp"
+    sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])  # as setup.py has them
     return library.xpt_sources().decode() == hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 

@@ -266,7 +266,8 @@ def write_environment(variables: dict[str, str]) -> None:
     """Into .deepspeed_env; of those in it all but OURS stay. The launcher takes no comments or empty lines there."""
     before = ENVIRONMENT.read_text(encoding="utf-8").splitlines() if ENVIRONMENT.exists() else []
     kept = dict(line.split("=", 1) for line in before if "=" in line and not line.startswith("#"))
-    kept = {name: value for name, value in kept.items() if name not in OURS}  # what an earlier call found need not hold any more
+    for name in set(OURS) & set(kept) - set(variables):  # what an earlier call found need not hold any more
+        print(f"{ENVIRONMENT}: {name}={kept.pop(name)} removed; it was not found this time")
     aside = ENVIRONMENT.with_name(f"{ENVIRONMENT.name}.partial")
     aside.write_text("".join(f"{key}={value}\n" for key, value in {**kept, **variables}.items()), encoding="utf-8")
     aside.rename(ENVIRONMENT)

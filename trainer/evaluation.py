@@ -28,12 +28,12 @@ def evaluate(
     for flag, path in (("--report", report), ("--predictions", predictions), ("--html", page)):
         if path and path.is_dir():
             raise UserError(f"{flag} {path}: expected a file to write, found a folder; name a file in it")
-    rows = read_relations(data)
+    rows, sha256 = read_relations(data), sha256_of(data)
     classifier = load_classifier(model)
     classifier.model.to(pick_device())  # type: ignore[arg-type]
     encoded = encode_rows(classifier, rows, str(data))
     probabilities = predict_probabilities(classifier, encoded, progress=True)
-    scores = report_on(classifier, model, data, np.array([row.label for row in rows]), probabilities, encoded.num_cut)
+    scores = report_on(classifier, model, (data, sha256), np.array([row.label for row in rows]), probabilities, encoded.num_cut)
     if predictions:
         write_predictions(predictions, rows, probabilities)
     if page:
@@ -44,12 +44,13 @@ def evaluate(
 
 
 def report_on(
-    classifier: Classifier, model: str, data: Path, labels: np.ndarray, probabilities: np.ndarray, num_cut: int
+    classifier: Classifier, model: str, data: tuple[Path, str], labels: np.ndarray, probabilities: np.ndarray, num_cut: int
 ) -> dict[str, Any]:
     """The report of an evaluation: on what, the scores (see `trainer.scores.score_relations`), how rows are read, how it was trained.
 
-    labels: (rows,); probabilities: (rows, 30). selection, epoch, training_rows (number, labels, conflicting: those that contradict
-    another, conflicts: what was done with them) and label_shift are missing for a model that says nothing about its training.
+    data: the file, and the SHA-256 it had when it was read. labels: (rows,); probabilities: (rows, 30). selection, epoch, training_rows
+    (number, labels, conflicting: those that contradict another, conflicts: what was done with them), training_seconds and label_shift are
+    missing for a model that says nothing about its training.
     """
     parameters = sum(p.numel() for p in classifier.model.parameters())
     reading = {
@@ -61,8 +62,8 @@ def report_on(
     }
     report = {
         "model": model,
-        "data": str(data),
-        "data_sha256": sha256_of(data),
+        "data": str(data[0]),
+        "data_sha256": data[1],
         **score_relations(labels, probabilities),
         **reading,
         **classifier.training,
@@ -128,6 +129,9 @@ def _prediction_line(row: Relation, probabilities: np.ndarray) -> str:
 def write_aside(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # /dev/stdout
+            path.write_text(text, encoding="utf-8")
+            return
         aside = path.with_name(path.name + ".partial")
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)

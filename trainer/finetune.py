@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_tools import lock
+from data_tools.corpus import sha256_of
 from data_tools.errors import UserError
 from trainer import checkpoint as checkpoints
 from trainer.classifier import (
@@ -39,6 +41,7 @@ from trainer.classifier import (
 )
 from trainer.diary import Diary
 from trainer.evaluation import evaluate, is_scored_on, report_on, summary, write_predictions, write_report
+from trainer.journal import read_rows
 from trainer.markers import EncodedRelations
 from trainer.relation_board import draw_evaluation
 from trainer.relations import LABELS, Relation, conflicting_rows, read_relations
@@ -76,11 +79,12 @@ def train(settings: Settings) -> None:
     if settings.hold_out is not None:
         train_rows, held_rows = split_hold_out(train_rows, settings.hold_out)
     eval_rows = read_relations(settings.eval_file) if settings.eval_file else []
+    eval_sha256 = sha256_of(settings.eval_file) if settings.eval_file else ""
     check_output(settings)
     if (output / "config.json").is_file():
         print(f"{output}: already finished with these settings; nothing to train")
         if settings.eval_file and not is_scored_on(output, settings.eval_file):
-            print(summary(evaluate(str(output), settings.eval_file, output / "report.json", output / "predictions.jsonl")))
+            _score_finished(output, settings.eval_file)
         return
     classifier, fresh = new_classifier(settings.model, settings.input_format, settings.max_length, settings.seed, settings.head)
     device = pick_device()
@@ -102,14 +106,25 @@ def train(settings: Settings) -> None:
     tail = f"{selection}: {classifier.training['epoch']}"
     if probabilities is not None:
         assert settings.eval_file and eval_data
-        report = report_on(classifier, str(output), settings.eval_file, eval_data.labels, probabilities, eval_data.encoded.num_cut)
+        data = (settings.eval_file, eval_sha256)
+        report = report_on(classifier, str(output), data, eval_data.labels, probabilities, eval_data.encoded.num_cut)
         write_predictions(output / "predictions.jsonl", eval_rows, probabilities)
         write_report(output / "report.json", report)
         draw_evaluation(output / "tensorboard", step, eval_rows, probabilities, report)
         tail += f"; on {settings.eval_file}: micro-F1 {report['micro_f1']:.2f}, AUPRC {report['auprc']:.2f}"
     save_classifier(classifier, output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    lock.release(output)
     print(f"model in {output}; {tail}")
+
+
+def _score_finished(output: Path, eval_file: Path) -> None:
+    """Write the scores on a file that the finished run was not scored on."""
+    report = evaluate(str(output), eval_file, predictions=output / "predictions.jsonl")
+    seconds = [row["seconds"] for row in read_rows(output / "metrics.jsonl") if "seconds" in row]
+    report.setdefault("training_seconds", seconds[-1] if seconds else 0.0)  # a model of an earlier version does not say it itself
+    write_report(output / "report.json", report)
+    print(summary(report))
 
 
 def split_hold_out(rows: Sequence[Relation], share: float) -> tuple[list[Relation], list[Relation]]:
@@ -161,6 +176,7 @@ def _run_epochs(
     total_steps = settings.epochs * steps_per_epoch
     optimizer = torch.optim.AdamW(classifier.model.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
     step, best = _restore(settings.output_dir, classifier, optimizer)
+    saved = {step}
     diary = Diary(settings.output_dir, step, total_steps, settings.batch_size)
     probabilities: np.ndarray | None = None
     saved_at, losses = time.monotonic(), []
@@ -193,7 +209,7 @@ def _run_epochs(
                 row |= _scores("eval", evaluation, probabilities)
             diary.record(row)
             if at_end or time.monotonic() - saved_at > SAVE_SECONDS:
-                _save(settings.output_dir, classifier, optimizer, step, best)
+                _save(settings.output_dir, classifier, optimizer, step, best, saved)
                 saved_at = time.monotonic()
             diary.start_clock()
     diary.close()
@@ -233,12 +249,15 @@ def _update(
     return loss.detach(), grad_norm
 
 
-def _save(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer, step: int, best: dict[str, Any] | None) -> None:
-    """A checkpoint; of the earlier ones that of the best epoch stays."""
+def _save(
+    output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer, step: int, best: dict[str, Any] | None, saved: set[int]
+) -> None:
+    """A checkpoint; of the earlier ones that of the best epoch stays. saved: the step that this run began from and those it saved."""
     parameters = dict(classifier.model.named_parameters())
     moments = {name: (state["exp_avg"], state["exp_avg_sq"]) for name, p in parameters.items() if (state := optimizer.state.get(p))}
     checkpoints.write_alone(output, step, "0", parameters, moments, {"step": step, "best": best})
-    checkpoints.prune(output, step, keep_last=1, keep_steps={best["step"]} if best else set())
+    saved.add(step)
+    checkpoints.prune(output, saved, keep_last=1, keep_steps={best["step"]} if best else set())
 
 
 def _restore(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any] | None]:

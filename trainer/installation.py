@@ -23,7 +23,7 @@ def installed() -> dict[str, str]:
 
 def code_digest() -> str:
     """The first 12 digits of the SHA-256 of all sources of both packages; what is compiled of them differs between processors."""
-    patterns = ("*/*.py", "*/*.csv", "*/*.tsv", "trainer/cpp/*")
+    patterns = ("*/*.py", "*/*.csv", "*/*.tsv", "trainer/cpp/*.cpp", "trainer/cpp/*.h")
     digest = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in _ROOT.glob(pattern) if path.parts[-2] in ("data_tools", "trainer", "cpp")):
         digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

@@ -112,7 +112,8 @@ def check_output(settings: Settings) -> None:
             f"--output-dir {output}: expected a run of the same settings, found others ({'; '.join(differing)}); "
             "give another --output-dir, or the settings of that run to go on with it"
         )
-    lock.hold(output)
+    if not (output / "config.json").is_file():
+        lock.hold(output)
 
 
 def claim_output(settings: Settings, selection: str) -> None:

@@ -66,6 +66,7 @@ class Saver:
         """The newest finished checkpoint."""
         self._run, self._recipe, self._ranks, self._say = run, recipe, ranks, say
         self._storage = Storage(run, ranks)
+        self._saved = {first.state["step"]}
         self._needed = False
         self._thread: threading.Thread | None = None
         self._failure: OSError | None = None
@@ -132,8 +133,9 @@ class Saver:
         if not self._all_well(partial):
             return
         self.last = self.good = Checkpoint.open(partial.with_suffix(""), verify=False)
+        self._saved.add(state["step"])
         if self._storage.is_first:
-            self._attempt(lambda: prune(self._run, state["step"], self._recipe.keep_last, self._kept()))
+            self._attempt(lambda: prune(self._run, self._saved, self._recipe.keep_last, self._kept()))
         self._attempt(lambda: self._storage.spread(0, self._run, ("recipe.yaml", "metrics.jsonl")))
         failure, self._failure = self._failure, None  # the checkpoint is good all the same
         for problem in self._ranks.gather(failure and f"WARNING: {self._ranks.name}: {failure}"):

@@ -4,7 +4,7 @@ On the GPUs of a lab, the paper's recipe:
     deepspeed --hostfile hostfiles/lab trainer/xpt.py
 On one machine without an ssh server, 2 CPU ranks:
     OMP_NUM_THREADS=1 deepspeed --hostfile hostfiles/localhost --no_ssh_check --master_addr 127.0.0.1 trainer/xpt.py \
-        --recipe recipes/minilm.yaml --ds-config ds_configs/zero2_cpu.json --corpus corpora/kowiki --output-dir runs/minilm
+        --recipe recipes/minilm.yaml --ds-config ds_configs/zero2_cpu.json --set surgery.lexicon=LEXICON
 What it would do, without doing it: add --dry-run. Interrupted? The same command goes on.
 """
 
@@ -175,7 +175,7 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
         if found is not None:
             refuse_other_run(run, found)
             begun = found.state["surgery"].get("initialised_from", f"surgery on {run.recipe.seed_model}")
-            if init_from and not begun.startswith(f"{init_from}, step "):
+            if init_from and Path(begun.rpartition(", step ")[0]).resolve() != init_from.resolve():
                 raise UserError(f"--init-from {init_from}: {run.folder} holds a run that began from {begun}; choose another --output-dir")
             write_recipe(run)
             return str(found.path)
