@@ -46,6 +46,11 @@ def final(record: Record) -> float:
     return float(record["curve"][-1][2])
 
 
+def scores_at_the_end(seeds: list[Record]) -> list[float]:
+    """KLUE-RE micro-F1 after all tokens, of the seeds that have it."""
+    return [row["micro_f1"] for record in seeds for row in record["klue_re"] if row["tokens"] == record["tokens"]]
+
+
 def loss_at(record: Record, tokens: float) -> float | None:
     """The last validation loss within so many tokens."""
     each = record["tokens"] / record["steps"]
@@ -119,7 +124,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         if pieces:  # of masked pieces: more pieces of a word are more context for each, so that this is no code length
             entries.append(f"{statistics.mean(losses) * found[0]['tokens_per_character']:.3f}")
         if scored:
-            scores = [record["klue_re"][-1]["micro_f1"] for record in found if record["klue_re"]]
+            scores = scores_at_the_end(found)
             entries.append(spread(scores, 2) if scores else "")
         lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines)
@@ -192,8 +197,9 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
     xpts, scratches = records.get("main.xpt", []), records.get("main.scratch", [])
     lines = []
     if xpts and scratches:
-        scores = [[record["klue_re"][-1]["micro_f1"] for record in arm] for arm in (xpts, scratches)]
-        lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; asked: +15.")
+        scores = [scores_at_the_end(arm) for arm in (xpts, scratches)]
+        if all(scores):
+            lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; asked: +15.")
         lines.append(f"* validation loss at the end: {difference(*([final(record) for record in arm] for arm in (xpts, scratches)))}.")
     for xpt, scratch in zip(xpts, scratches, strict=False):
         needed = tokens_to_reach(xpt, final(scratch))
