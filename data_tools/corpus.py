@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools import aside
 from data_tools.errors import UserError
 from data_tools.mmididx import IndexedDataset
 
@@ -93,9 +93,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Make the folder a corpus: write the manifest aside, then give it its name."""
-    aside = path / (MANIFEST_NAME + ".partial")
-    aside.write_text(json.dumps(manifest, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path / MANIFEST_NAME)
+    aside.write_text(path / MANIFEST_NAME, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
 
 
 def sha256_of(file: Path) -> str:

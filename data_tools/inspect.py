@@ -6,8 +6,9 @@ python -m data_tools.inspect CORPUS [--seed-model DIR_OR_HUB_ID] [--html page.ht
 import argparse
 from pathlib import Path
 
+from data_tools import aside
 from data_tools.corpus import SPLITS, Corpus
-from data_tools.errors import UserError, run_command
+from data_tools.errors import run_command
 from data_tools.findings import Findings
 from data_tools.page import render
 
@@ -70,14 +71,7 @@ def main() -> None:
         corpus.verify()
     findings = Findings.of(corpus, max(0, options.samples), options.seed, options.seed_model)
     if options.html:
-        try:
-            special = options.html.exists() and not options.html.is_file()  # /dev/stdout; a folder refuses
-            aside = options.html if special else options.html.with_suffix(".partial")
-            aside.write_text(render(findings), encoding="utf-8")
-            if not special:
-                aside.replace(options.html)
-        except OSError as error:
-            raise UserError(f"--html {options.html}: cannot be written ({error.strerror}).") from error
+        aside.write_text(options.html, render(findings))
         print(options.html)
     else:
         print(describe(findings))

@@ -3,10 +3,11 @@ start reuses it."""
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from data_tools import aside
 
 
 class Work:
@@ -32,9 +33,7 @@ class Work:
     def finish(self, step: str, settings: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         """Everything of the step is written. Returns the facts."""
         record = {"settings": settings, "code": _code_sha256(), "facts": facts}
-        aside = self.path / f"{step}.json.partial"
-        aside.write_text(json.dumps(record), encoding="utf-8")
-        os.replace(aside, self.path / f"{step}.json")
+        aside.write_text(self.path / f"{step}.json", json.dumps(record))
         return facts
 
 

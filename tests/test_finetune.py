@@ -520,7 +520,7 @@ BAD_INPUT: list[tuple[str, Making, tuple[str, ...]]] = [
     ("eval --data {bad}", row("label", None), ("{bad}: 1 problem", "label: expected text, found null", "Correct")),
     ("eval --report {bad}", folder, ("--report {bad}: expected a file to write, found a folder", "name a file")),
     ("eval --predictions {bad}", folder, ("--predictions {bad}: expected a file to write, found a folder", "name a file")),
-    ("eval --report {bad}/R", content(b""), ("{bad}/R: cannot be written", "name another file")),
+    ("eval --report {bad}/R", content(b""), ("{bad}/R: cannot be written", "name another place")),
     ("eval --model {bad}", nothing, ("--model {bad}: no such folder", "give a Hugging Face model folder")),
     (
         "eval --model {bad}",

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from data_tools import aside
 from data_tools.errors import UserError
 from trainer.classifier import check_source
 from trainer.comparison_table import as_latex, as_markdown, draw
-from trainer.evaluation import write_aside
 from trainer.finetune import train
 from trainer.relations import LABELS
 from trainer.scores import paired_bootstrap
@@ -79,7 +79,7 @@ def compare(
         raise UserError(f"--eval-file {recipe['eval_file']}: it was altered meanwhile; give the command again to score all models on it")
     table = summarise(reports)
     for name, text in (("json", json.dumps(table, indent=1) + "\n"), ("md", as_markdown(table)), ("tex", as_latex(table))):
-        write_aside(output_dir / f"table.{name}", text)
+        aside.write_text(output_dir / f"table.{name}", text)
     draw(table, output_dir / "table.png")
     return as_markdown(table)
 

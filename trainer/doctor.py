@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from data_tools import aside
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError, run_command
 from trainer.engine import DeepSpeedConfig
@@ -268,9 +269,7 @@ def write_environment(variables: dict[str, str]) -> None:
     kept = dict(line.split("=", 1) for line in before if "=" in line and not line.startswith("#"))
     for name in set(OURS) & set(kept) - set(variables):  # what an earlier call found need not hold any more
         print(f"{ENVIRONMENT}: {name}={kept.pop(name)} removed; it was not found this time")
-    aside = ENVIRONMENT.with_name(f"{ENVIRONMENT.name}.partial")
-    aside.write_text("".join(f"{key}={value}\n" for key, value in {**kept, **variables}.items()), encoding="utf-8")
-    aside.rename(ENVIRONMENT)
+    aside.write_text(ENVIRONMENT, "".join(f"{key}={value}\n" for key, value in {**kept, **variables}.items()))
     print(f"{ENVIRONMENT} written: {' '.join(f'{key}={value}' for key, value in variables.items())}")
 
 

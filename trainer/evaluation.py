@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_tools import aside
 from data_tools.corpus import sha256_of
 from data_tools.errors import UserError
 from trainer.classifier import Classifier, encode_rows, load_classifier, pick_device, predict_probabilities
@@ -37,7 +38,7 @@ def evaluate(
     if predictions:
         write_predictions(predictions, rows, probabilities)
     if page:
-        write_aside(page, render(rows, probabilities, scores))
+        aside.write_text(page, render(rows, probabilities, scores))
     if report:
         write_report(report, scores)
     return scores
@@ -83,12 +84,12 @@ def is_scored_on(folder: Path, data: Path) -> bool:
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
-    write_aside(path, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    aside.write_text(path, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_predictions(path: Path, rows: Sequence[Relation], probabilities: np.ndarray) -> None:
     """One JSON object a row; probabilities: (rows, 30), official order."""
-    write_aside(path, "".join(_prediction_line(row, p) for row, p in zip(rows, probabilities, strict=True)))
+    aside.write_text(path, "".join(_prediction_line(row, p) for row, p in zip(rows, probabilities, strict=True)))
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -124,16 +125,3 @@ def _prediction_line(row: Relation, probabilities: np.ndarray) -> str:
         "probabilities": probabilities.tolist(),
     }
     return json.dumps(prediction, ensure_ascii=False) + "\n"
-
-
-def write_aside(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():  # /dev/stdout
-            path.write_text(text, encoding="utf-8")
-            return
-        aside = path.with_name(path.name + ".partial")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name another file") from None

@@ -3,6 +3,7 @@
 import argparse
 
 from data_tools.errors import UserError, run_command
+from trainer.relations import has_lone_surrogate
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
         raise UserError(f"--model {arguments.model}: expected a tokenizer with a mask token, found none; give a model that `xpt.py` made")
     limit = length_limit(model, tokenizer)
     for sentence in arguments.sentences:
-        if any("\ud800" <= character <= "\udfff" for character in sentence):  # what Python makes of bytes that are not UTF-8
+        if has_lone_surrogate(sentence):  # what Python makes of bytes that are not UTF-8
             raise UserError(f"{sentence!r}: expected UTF-8")
         inputs = tokenizer(sentence, return_tensors="pt", return_token_type_ids=False)
         if inputs["input_ids"].shape[1] > limit:

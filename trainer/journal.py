@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from data_tools import aside
 from trainer.ranks import Ranks
 
 # TensorBoard sorts by name: what one looks at first comes first.
@@ -78,9 +79,7 @@ class Journal:
 def reopen(path: Path, step: int) -> tuple[list[dict[str, Any]], TextIO]:
     """The rows of a metrics.jsonl up to `step`, and the file, open for more, without later ones, of before an interruption."""
     kept = [row for row in read_rows(path) if row["step"] <= step]
-    aside = path.with_suffix(".partial")
-    aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    aside.replace(path)
+    aside.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     return kept, open(path, "a", encoding="utf-8", buffering=1)
 
 

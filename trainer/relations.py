@@ -178,14 +178,22 @@ def _problems_of(item: Any) -> list[str]:
     return [f"{name}, {problem}" for problem in problems + entity_problems]
 
 
+def has_lone_surrogate(text: str) -> bool:
+    """Whether no tokenizer can read it: JSON can spell half of a surrogate pair, and Python makes one of a command line's bytes that are
+    not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _text_problems(item: dict, field: str, name: str) -> list[str]:
     if field not in item:
         return [f"{name}: missing"]
     if not isinstance(item[field], str) or not item[field]:
         return [f"{name}: expected text, found {_shown(item[field])}"]
-    try:
-        item[field].encode()
-    except UnicodeEncodeError:  # JSON can spell half a surrogate pair; no tokenizer can read it
+    if has_lone_surrogate(item[field]):
         return [f"{name}: expected valid Unicode, found a lone surrogate in {_shown(item[field])}"]
     return []
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from data_tools import lock
+from data_tools import aside, lock
 from data_tools.errors import UserError
 
 INPUT_FORMATS = ("untyped", "typed", "typed-punct", "none")
@@ -122,15 +122,12 @@ def claim_output(settings: Settings, selection: str) -> None:
     # For people; not compared.
     given = {"model_given": settings.model, "train_file_given": str(settings.train_file), "selection": selection}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock.hold(path.parent)
         if path.is_file():  # another process's, made since we looked, or ours that goes on
             check_output(settings)
         if (path.parent / "config.json").is_file():
             raise UserError(f"--output-dir {path.parent}: another process has finished this run meanwhile; give the command again")
-        aside = path.with_suffix(".partial")
-        aside.write_text(json.dumps(_identity(settings) | given, indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
+        aside.write_text(path, json.dumps(_identity(settings) | given, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--output-dir {settings.output_dir}: cannot be written ({error.strerror}); give another") from None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data_tools.errors import UserError
 from trainer.classifier import Classifier, encode_rows, predict_probabilities
-from trainer.relations import ENTITY_TYPES, LABELS, NO_RELATION, Entity, Relation
+from trainer.relations import ENTITY_TYPES, LABELS, NO_RELATION, Entity, Relation, has_lone_surrogate
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def one_row(sentence: str, subject: str, object_: str, types: Sequence[str]) -> 
     for flag, word in (("--sentence", sentence), ("--subject", subject), ("--object", object_)):
         if not word:
             raise UserError(f"{flag}: expected text, found none")
-        if any("\ud800" <= character <= "\udfff" for character in word):  # what Python makes of bytes that are not UTF-8
+        if has_lone_surrogate(word):  # what Python makes of bytes that are not UTF-8
             raise UserError(f"{flag} {word!r}: expected UTF-8")
     for kind in types:
         if kind not in ENTITY_TYPES:

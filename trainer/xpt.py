@@ -29,7 +29,7 @@ import yaml
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from data_tools import lock
+from data_tools import aside, lock
 from data_tools.corpus import Corpus
 from data_tools.errors import RunError, UserError
 from trainer import cpu_kernels, lifeline, surgery
@@ -203,12 +203,9 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
 
 def write_recipe(run: Run) -> None:
     """RUN/recipe.yaml, every entry resolved."""
-    run.folder.mkdir(parents=True, exist_ok=True)
     lock.hold(run.folder)
     text = yaml.safe_dump(run.recipe.as_dict(), sort_keys=False, allow_unicode=True)
-    aside = run.folder / "recipe.yaml.partial"
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(run.folder / "recipe.yaml")
+    aside.write_text(run.folder / "recipe.yaml", text)
 
 
 def refuse_other_model(run: Run, source: Checkpoint) -> None:
