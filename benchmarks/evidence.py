@@ -11,6 +11,7 @@ what runs to stop and save; it goes on at the next call.
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -93,6 +94,7 @@ def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> s
     if not (cell.run / "model" / "config.json").is_file():
         recipe = given["recipe"]
         settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        note_origin(cell)
         program = ["-m", "benchmarks.variants", *cell.variant, "--"] if cell.variant else ["trainer/xpt.py"]
         if arguments.ranks > 1:
             program = ["-m", "torch.distributed.run", "--master_port=29617", f"--nproc_per_node={arguments.ranks}", *program]
@@ -110,6 +112,16 @@ def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> s
     with open(f"{cell.run}.log", "a", encoding="utf-8") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
         return subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def note_origin(cell: Cell) -> None:
+    """Beside the run: the last commit that changed code when it started, and the processor."""
+    path = cell.run.with_name(f"{cell.label}.origin.json")
+    if not path.is_file():
+        command = ["git", "log", "-1", "--format=%h", "--", "trainer", "data_tools", "recipes", "benchmarks/*.py"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        path.write_text(json.dumps({"commit": commit, "processor": found[1] if found else "unknown"}), encoding="utf-8")
 
 
 def fine_tuned(cell: Cell, share: float) -> Path:
@@ -145,8 +157,10 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
     rows = [json.loads(line) for line in (cell.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
     curve = [[row["step"], row["stage"], round(row["valid_loss"], 5)] for row in rows if "valid_loss" in row]
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    record = {**asdict(cell), "commit": revision, "steps": rows[-1]["step"], "tokens_per_second": speeds[len(speeds) // 2], "curve": curve}
+    earlier = json.loads(cell.record.read_text(encoding="utf-8")) if cell.record.is_file() else {}
+    path = cell.run.with_name(f"{cell.label}.origin.json")
+    origin = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"commit": earlier.get("commit")}
+    record = {**asdict(cell), **origin, "steps": rows[-1]["step"], "tokens_per_second": speeds[len(speeds) // 2], "curve": curve}
     figures = ("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds")
     reports = {share: json.loads(fine_tuned(cell, share).read_text(encoding="utf-8")) for share in cell.klue}
     record["klue_re"] = [{"tokens": share * cell.tokens, **{key: report[key] for key in figures}} for share, report in reports.items()]
@@ -155,7 +169,7 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
     if (cell.run / "checkpoints").is_dir():
         record["probes"] = probe(cell.run, arguments.lexicon)
     else:
-        record["probes"] = json.loads(cell.record.read_text(encoding="utf-8"))["probes"]
+        record["probes"] = earlier["probes"]
     RECORDS.mkdir(parents=True, exist_ok=True)
     cell.record.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(cell.run / "checkpoints", ignore_errors=True)

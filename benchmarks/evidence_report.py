@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t, ttest_ind
+from scipy.stats import t, ttest_rel
 
 RECORDS, DOCS = Path("benchmarks/results/evidence"), Path("docs")
 REFERENCE = "rates.xpt-2e-3-1e-3"
@@ -46,9 +46,9 @@ def final(record: Record) -> float:
     return float(record["curve"][-1][2])
 
 
-def scores_at_the_end(seeds: list[Record]) -> list[float]:
-    """KLUE-RE micro-F1 after all tokens, of the seeds that have it."""
-    return [row["micro_f1"] for record in seeds for row in record["klue_re"] if row["tokens"] == record["tokens"]]
+def scores_at_the_end(seeds: list[Record]) -> dict[int, float]:
+    """{seed: KLUE-RE micro-F1 after all tokens}, of the seeds that have it."""
+    return {record["seed"]: row["micro_f1"] for record in seeds for row in record["klue_re"] if row["tokens"] == record["tokens"]}
 
 
 def loss_at(record: Record, tokens: float) -> float | None:
@@ -88,12 +88,16 @@ def shown_as(label: str, name: str) -> str:
     return "reference" if label == REFERENCE else label
 
 
-def difference(one: list[float], other: list[float], digits: int = 3) -> str:
-    """Of the means; of several seeds each with its 95 % interval (Welch's t)."""
-    far = f"{statistics.mean(one) - statistics.mean(other):+.{digits}f}"
-    if min(len(one), len(other)) < 2:
+def difference(one: dict[int, float], other: dict[int, float], digits: int = 3) -> str:
+    """Mean over the seeds that both have; of several with its 95 % interval (paired t: a seed is the same texts in the same order)."""
+    seeds = sorted(set(one) & set(other))
+    pairs = [one[seed] for seed in seeds], [other[seed] for seed in seeds]
+    if not seeds:
+        return ""
+    far = f"{statistics.mean(pairs[0]) - statistics.mean(pairs[1]):+.{digits}f}"
+    if len(seeds) < 2:
         return far
-    interval = ttest_ind(one, other, equal_var=False).confidence_interval()
+    interval = ttest_rel(*pairs).confidence_interval()
     return f"{far} ({interval.low:+.{digits}f} to {interval.high:+.{digits}f})"
 
 
@@ -101,7 +105,9 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
     """Markdown, the best first. Where budgets differ, cells are compared by the loss within the smallest of them."""
     rows = rows_of(name, records)
     shared = min(record["tokens"] for found in rows.values() for record in found)
-    early = {label: [loss for record in found if (loss := loss_at(record, shared)) is not None] for label, found in rows.items()}
+    early = {
+        label: {record["seed"]: loss for record in found if (loss := loss_at(record, shared)) is not None} for label, found in rows.items()
+    }
     pieces = any(record["text"].endswith("k") for found in rows.values() for record in found)
     scored = any(record["klue_re"] for found in rows.values() for record in found)
     several = any(record["tokens"] != shared for found in rows.values() for record in found)
@@ -109,14 +115,14 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
     head = [name, "seeds", "tokens", *[f"loss after {shared / 1e6:.2g}M"] * several, "validation loss", "perplexity"]
     head += [*["difference"] * compared, *["nats a character"] * pieces, *["micro-F1"] * scored]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for label, found in sorted(rows.items(), key=lambda item: statistics.mean(early[item[0]])):
+    for label, found in sorted(rows.items(), key=lambda item: statistics.mean(early[item[0]].values())):
         losses = [final(record) for record in found]
         shown = shown_as(label, name)
         entries = [
             shown if label.startswith(f"{name}.") else f"*{shown}*",
             str(len(found)),
             f"{found[0]['tokens'] / 1e6:.2g}M",
-            *[spread(early[label])] * several,
+            *[spread([*early[label].values()])] * several,
         ]
         entries += [spread(losses), f"{math.exp(statistics.mean(losses)):,.1f}"]
         if compared:
@@ -125,7 +131,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
             entries.append(f"{statistics.mean(losses) * found[0]['tokens_per_character']:.3f}")
         if scored:
             scores = scores_at_the_end(found)
-            entries.append(spread(scores, 2) if scores else "")
+            entries.append(spread([*scores.values()], 2) if scores else "")
         lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines)
 
@@ -200,8 +206,11 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
         scores = [scores_at_the_end(arm) for arm in (xpts, scratches)]
         if all(scores):
             lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; asked: +15.")
-        lines.append(f"* validation loss at the end: {difference(*([final(record) for record in arm] for arm in (xpts, scratches)))}.")
-    for xpt, scratch in zip(xpts, scratches, strict=False):
+        lines.append(
+            f"* validation loss at the end: {difference(*({record['seed']: final(record) for record in arm} for arm in (xpts, scratches)))}."
+        )
+    of_seed = {record["seed"]: record for record in scratches}
+    for xpt, scratch in ((record, of_seed[record["seed"]]) for record in xpts if record["seed"] in of_seed):
         needed = tokens_to_reach(xpt, final(scratch))
         reached = "never" if needed is None else f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}"
         lines.append(f"* seed {xpt['seed']}: xpt has scratch's last loss, {final(scratch):.3f}, {reached}; asked: 1/32.")

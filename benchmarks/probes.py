@@ -3,7 +3,7 @@
     python -m benchmarks.probes RUN LEXICON        # prints JSON; RUN holds checkpoints/step-0 and the last one
 
 * movement: of each layer, |after - before| / |before| over its weight matrices (Frobenius).
-* retrieval: for every tenth translated Korean piece (in the order of ids; benchmarks/variants.py holdout=10 keeps them out of the
+* retrieval: for the pieces of every tenth translated Korean word (benchmarks/variants.py holdout=10 keeps them out of the
   initialisation), how often a translation is among the 1 and the 10 nearest English words, by cosine between its embedding and those of the
   seed, both centred; before and after.
 * neighbours: the nearest Korean pieces of some frequent ones, before and after.
@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from trainer.architecture import architecture_of
 from trainer.checkpoint import Checkpoint, checkpoint_paths
-from trainer.embedding_init import HELD_OUT, Pieces, _translations, _unit, read_lexicon
+from trainer.embedding_init import Pieces, _translations, _unit, held_out_pieces, read_lexicon
 from trainer.stages import split_parts
 from trainer.surgery import load_seed
 
@@ -52,7 +52,7 @@ def retrieval(rows: np.ndarray, seed: Any, korean: Pieces, lexicon: Path) -> dic
     source = seed.weights[seed.architecture.word_embeddings].float().numpy()
     words = english.words()
     translated = _translations(read_lexicon(lexicon), english, korean)
-    held_out = sorted(set(translated) - set(korean.shared_with(english)))[::HELD_OUT]
+    held_out = held_out_pieces(set(translated) - set(korean.shared_with(english)), korean)
     similarity = _unit(rows - rows.mean(0))[held_out] @ _unit(source - source.mean(0))[words].T
     nearest = words[np.argsort(-similarity, axis=1)[:, :10]]
     hits = np.array([np.isin(row, translated[piece]) for piece, row in zip(held_out, nearest, strict=True)])

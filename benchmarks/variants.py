@@ -3,7 +3,7 @@
     python -m benchmarks.variants CHANGE [CHANGE ...] -- ARGUMENTS_OF_XPT
 parts=A+B        rows are made of these only: neighbours, translations, copies
 lexicon=N        N of the translated pieces, drawn once, nested: the 300 are among the 1,000
-holdout=N        without every N-th translated piece (benchmarks/probes.py asks for them)
+holdout=N        without the pieces of every N-th translated word (benchmarks/probes.py asks for them)
 static=N         static vectors from N tokens
 map=procrustes   an orthogonal map instead of the kernel ridge, or map=ridge, a linear one
 encoder=X        the seed's layers train at X times the stage's rate
@@ -42,13 +42,13 @@ def linear_map(kind: str) -> Any:
     return map_into
 
 
-def fewer(chosen: Callable[[list[int]], Iterable[int]]) -> Any:
+def fewer(chosen: Callable[[list[int], Pieces], Iterable[int]]) -> Any:
     """A replacement of embedding_init._translations that keeps what `chosen` takes of the sorted pieces that are no copies."""
     every = embedding_init._translations
 
     def translations(pairs: Any, english: Pieces, korean: Pieces) -> dict[int, list[int]]:
         found = every(pairs, english, korean)
-        return {int(number): found[int(number)] for number in chosen(sorted(set(found) - set(korean.shared_with(english))))}
+        return {int(number): found[int(number)] for number in chosen(sorted(set(found) - set(korean.shared_with(english))), korean)}
 
     return translations
 
@@ -89,9 +89,11 @@ def apply(change: str) -> None:
     if key == "parts":
         embedding_init.PARTS = tuple(value.split("+"))
     elif key == "lexicon":
-        embedding_init._translations = fewer(lambda pieces: sorted(np.random.default_rng(0).permutation(pieces)[: int(value)]))
+        embedding_init._translations = fewer(lambda pieces, _: sorted(np.random.default_rng(0).permutation(pieces)[: int(value)]))
     elif key == "holdout":
-        embedding_init._translations = fewer(lambda pieces: [number for place, number in enumerate(pieces) if place % int(value)])
+        embedding_init._translations = fewer(
+            lambda pieces, korean: set(pieces) - set(embedding_init.held_out_pieces(pieces, korean, int(value)))
+        )
     elif key == "static":
         embedding_init.STATIC_TOKENS = int(value)
         embedding_init.STRETCH = min(embedding_init.STRETCH, int(value) // 16)

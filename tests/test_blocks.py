@@ -127,6 +127,14 @@ def test_any_split_of_the_batch_holds_the_same_samples_and_masks(world_size: int
     assert sorted(split.labels.tolist()) == sorted(whole.labels.tolist())
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_validation_hides_the_same_tokens_whatever_the_seed(packing: str) -> None:
+    one, other = (PACKINGS[packing](make_split(), 16, SPECIAL, Masking(rate=0.3), seed) for seed in (0, 7))
+    numbers = np.arange(8)
+    assert (one.validation(numbers).input_ids == other.validation(numbers).input_ids).all()
+    assert (one.training(numbers).input_ids != other.training(numbers).input_ids).any()
+
+
 def test_masks_have_the_shares_that_the_recipe_names_and_spare_special_tokens() -> None:
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 1000, (400, 512))

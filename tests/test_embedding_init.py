@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_tools.errors import UserError
 from trainer import embedding_init
-from trainer.embedding_init import Pieces, initial_embeddings, read_lexicon, static_vectors
+from trainer.embedding_init import Pieces, held_out_pieces, initial_embeddings, read_lexicon, static_vectors
 
 TOPICS, WORDS, HIDDEN = 20, 9, 24
 ROLES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
@@ -110,6 +110,14 @@ def test_dictionary_puts_every_piece_where_it_belongs(languages: SimpleNamespace
     }  # fmt: skip
     assert report["map"]["pairs"] == 120 and report["map"]["held_out"] == 12 and report["map"]["top10"] > 0.8
     assert rows[ids("▁뷁")].norm() > 1  # never seen: drawn like the source, not left at zero
+
+
+def test_a_held_out_word_is_held_out_in_all_its_pieces() -> None:
+    texts = [f"{number:02}" for number in range(30)]
+    ids = {(True, text): number for number, text in enumerate(texts)} | {(False, text): 30 + number for number, text in enumerate(texts)}
+    found = held_out_pieces(set(range(60)) - {10, 55}, Pieces(ids, {}, True), every=10)
+    # 10 stands within words only and 25 at their start only; the words are counted in the order of their first piece
+    assert found == [0, 11, 21, 30, 41, 51]
 
 
 def test_a_wrong_lexicon_gives_a_bad_map(languages: SimpleNamespace, tmp_path: Path) -> None:

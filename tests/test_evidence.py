@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_rel
 
 from benchmarks import evidence, evidence_report, variants
 from trainer import engine
@@ -137,12 +137,13 @@ def record(name: str, seed: int, losses: list[float], scores: list[float]) -> di
 def test_the_report_says_what_the_records_say() -> None:
     xpt = [record("main.xpt", 0, [9, 6, 4, 3, 2], [30, 50]), record("main.xpt", 1, [9, 7, 5, 3, 2.2], [32, 52])]
     scratch = [record("main.scratch", 0, [9, 8, 8, 7, 5], [10, 20]), record("main.scratch", 1, [9, 8, 8, 7, 6], [10, 24])]
-    records = {"main.xpt": xpt, "main.scratch": scratch}
+    records = {"main.xpt": [*xpt[::-1], record("main.xpt", 2, [9, 3, 2, 1, 0.1], [60, 70])], "main.scratch": scratch}
     # seed 0 has 5 half-way between 6 after 1M tokens and 4 after 2M; seed 1 has 6 half-way between 7 and 5
-    lines = evidence_report.hypotheses(records)
+    lines = evidence_report.hypotheses(records)  # seed 2 has nothing to be compared with
     assert "seed 0: xpt has scratch's last loss, 5.000, after 1.50M tokens, 1/2.7" in lines and "seed 1" in lines
-    interval = ttest_ind([50, 52], [20, 24], equal_var=False).confidence_interval()
+    interval = ttest_rel([50, 52], [20, 24]).confidence_interval()
     assert f"+29.00 ({interval.low:+.2f} to {interval.high:+.2f})" in lines
+    records["main.xpt"].pop()
     assert evidence_report.table("main", records).splitlines()[2:] == [
         "| xpt | 2 | 4M | 2.100 ± 0.141 | 8.2 | 51.00 ± 1.41 |",
         "| scratch | 2 | 4M | 5.500 ± 0.707 | 244.7 | 22.00 ± 2.83 |",

@@ -86,15 +86,16 @@ class Blocks:
     def training(self, samples: np.ndarray) -> MaskedBatch:
         """The batch of these sample numbers. samples: (B,)."""
         epochs, blocks = self.place(samples)
-        return self._masked(epochs, blocks)
+        return self._masked(self.seed, epochs, blocks)
 
     def validation(self, blocks: np.ndarray) -> MaskedBatch:
-        """These blocks under masks that are the same at every evaluation. blocks: (B,)."""
-        return self._masked(np.full(len(blocks), VALIDATION_EPOCH), blocks)
+        """These blocks under masks that are the same at every evaluation, whatever the run's seed: losses of two seeds are of the same
+        predictions. blocks: (B,)."""
+        return self._masked(0, np.full(len(blocks), VALIDATION_EPOCH), blocks)
 
-    def _masked(self, epochs: np.ndarray, blocks: np.ndarray) -> MaskedBatch:
+    def _masked(self, seed: int, epochs: np.ndarray, blocks: np.ndarray) -> MaskedBatch:
         tokens, segments = self.read(blocks)
-        keys = block_keys(self.seed, epochs, blocks)
+        keys = block_keys(seed, epochs, blocks)
         inputs, selected = mask_tokens(tokens, keys, self.masking, self.special.mask, self.special.count, self.special.vocab_size)
         labels = tokens.reshape(-1)[selected]
         arrays = (inputs, selected, labels) if segments is None else (inputs, selected, labels, segments)

@@ -11,6 +11,7 @@ V: pieces of the new vocabulary, S: pieces of the seed's, H: hidden size, D: siz
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ RIDGE = 0.5
 KERNEL_GAMMA = 1.0
 NEIGHBOURS = 10
 TEMPERATURE = 0.1
-HELD_OUT = 10  # every tenth translated piece tells how good the map is
+HELD_OUT = 10  # every tenth translated word tells how good the map is
 FEWEST_PAIRS = 20  # a map learnt from fewer would be noise
 PARTS = ("neighbours", "translations", "copies")  # what rows are made of; benchmarks/variants.py leaves some out
 
@@ -220,7 +221,7 @@ def _from_map(
         **counts,
         "random": len(rows) - sum(counts.values()),
         "lexicon_pairs": len(pairs or []),
-        "map": _quality_of_map(centred, static, known, words),
+        "map": _quality_of_map(centred, static, known, words, korean),
     }
 
 
@@ -298,11 +299,21 @@ def _map_into(centred: np.ndarray, static: np.ndarray, translations: dict[int, l
     return _unit(ridge.predict(static) + mean)
 
 
-def _quality_of_map(centred: np.ndarray, static: np.ndarray, translations: dict[int, list[int]], words: np.ndarray) -> dict[str, Any]:
-    """How often a translation is the nearest, or among the ten nearest, of all English words, for every HELD_OUT-th translated
-    piece under a map learnt from the others."""
+def held_out_pieces(pieces: Iterable[int], vocabulary: Pieces, every: int = HELD_OUT) -> list[int]:
+    """Of these pieces, sorted, those of every `every`-th word: a word's piece at the start of words and its piece within them go together,
+    since a lexicon translates both alike."""
+    texts = {number: text for (_, text), number in vocabulary.ids.items()}
+    chosen = set(list(dict.fromkeys(texts[number] for number in sorted(pieces)))[::every])
+    return [number for number in sorted(pieces) if texts[number] in chosen]
+
+
+def _quality_of_map(
+    centred: np.ndarray, static: np.ndarray, translations: dict[int, list[int]], words: np.ndarray, korean: Pieces
+) -> dict[str, Any]:
+    """How often a translation is the nearest, or among the ten nearest, of all English words, for the held-out pieces under a map learnt
+    from the others."""
     pieces = sorted(translations)
-    held_out = pieces[::HELD_OUT]
+    held_out = held_out_pieces(pieces, korean)
     mapped = _map_into(centred, static, {number: translations[number] for number in pieces if number not in set(held_out)})
     _, nearest = _nearest(mapped[held_out], centred[words], 10)
     hits = np.array([np.isin(words[row], translations[number]) for number, row in zip(held_out, nearest, strict=True)])
