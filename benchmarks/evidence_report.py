@@ -206,9 +206,8 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
         scores = [scores_at_the_end(arm) for arm in (xpts, scratches)]
         if all(scores):
             lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; asked: +15.")
-        lines.append(
-            f"* validation loss at the end: {difference(*({record['seed']: final(record) for record in arm} for arm in (xpts, scratches)))}."
-        )
+        losses = [{record["seed"]: final(record) for record in arm} for arm in (xpts, scratches)]
+        lines.append(f"* validation loss at the end: {difference(*losses)}.")
     of_seed = {record["seed"]: record for record in scratches}
     for xpt, scratch in ((record, of_seed[record["seed"]]) for record in xpts if record["seed"] in of_seed):
         needed = tokens_to_reach(xpt, final(scratch))
