@@ -155,7 +155,7 @@ def recorded(cell: Cell) -> bool:
 def keep(cell: Cell, arguments: argparse.Namespace) -> None:
     """Write the cell's record from its run folder, and remove the checkpoints, which are large; what they showed, an earlier record has."""
     rows = [json.loads(line) for line in (cell.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    speeds = sorted(row["tokens_per_second"] for row in rows if "tokens_per_second" in row)
+    speeds = sorted(row["tokens_per_second"] for row in rows if row.get("tokens_per_second"))
     curve = [[row["step"], row["stage"], round(row["valid_loss"], 5)] for row in rows if "valid_loss" in row]
     earlier = json.loads(cell.record.read_text(encoding="utf-8")) if cell.record.is_file() else {}
     path = cell.run.with_name(f"{cell.label}.origin.json")

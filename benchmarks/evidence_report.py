@@ -22,8 +22,9 @@ REFERENCE = "rates.xpt-2e-3-1e-3"
 BESIDE = {
     "itl": [REFERENCE],
     "schedule": [REFERENCE],
-    "knobs": [REFERENCE],
-    "initialisation": [REFERENCE, "data.xpt-100"],
+    "knobs": [REFERENCE, "rates.scratch-5e-4"],
+    "initialisation": [REFERENCE],
+    "data": ["schedule.one-stage"],
     "late": ["main.xpt"],
 }
 """Cells of other tables that a table and its picture show, too."""

@@ -33,7 +33,7 @@ def read(name: str) -> list[dict]:
 
 def speed(rows: list[dict], stage: str) -> float:
     """Median tokens per second of a stage's logged steps."""
-    rates = sorted(row["tokens_per_second"] for row in rows if row["stage"] == stage and "tokens_per_second" in row)
+    rates = sorted(row["tokens_per_second"] for row in rows if row["stage"] == stage and row.get("tokens_per_second"))
     return rates[len(rates) // 2] if rates else float("nan")
 
 

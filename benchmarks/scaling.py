@@ -80,7 +80,7 @@ def check() -> None:
             process = launch(lab.hosts[0], lab.hostfile(), arguments(root, root / name, "--set", *change), log)
             if process.wait(500):
                 sys.exit(log.read_text())
-            rows = [row for row in read_rows(root / name / "metrics.jsonl") if row["stage"] == "two" and "loss" in row][3:]
+            rows = [row for row in read_rows(root / name / "metrics.jsonl") if row["stage"] == "two" and row.get("loss") is not None][3:]
             results[name] = {
                 "seconds": statistics.median(24 * 16 / row["tokens_per_second"] for row in rows), "bytes": rows[-1]["bytes_sent_per_step"]
             }  # fmt: skip

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from data_tools.errors import UserError
+from data_tools.errors import GIVEN, UserError
 
 
 def write_text(path: Path, text: str) -> None:
     """Write PATH.partial, then give it its name. What is no file (/dev/stdout) is written to. Makes the folder when it is missing.
 
-    Raises UserError when it cannot be written.
+    Raises UserError when the place is wrong, OSError when the disk is (full).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -19,4 +19,6 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        if error.errno not in GIVEN:
+            raise
         raise UserError(f"{path}: cannot be written ({error.strerror}); name another place") from None

@@ -7,7 +7,8 @@ import errno
 import sys
 from collections.abc import Callable
 
-_GIVEN = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
+GIVEN = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
+"""What is wrong with a path that was given, and not with the disk."""
 
 
 class UserError(Exception):
@@ -38,4 +39,4 @@ def run_command(main: Callable[[], None]) -> None:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
-        sys.exit(2 if error.errno in _GIVEN else 1)
+        sys.exit(2 if error.errno in GIVEN else 1)

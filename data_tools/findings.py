@@ -116,5 +116,6 @@ def _load_tokenizer(model: str) -> Any:
     logging.set_verbosity_error()  # sentences longer than its model takes are fine here
     try:
         return AutoTokenizer.from_pretrained(locate_model(model), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--seed-model {model}: its tokenizer cannot be loaded ({str(error).splitlines()[0]}).") from error
+    except Exception as error:  # what a damaged file makes of transformers is anyone's guess
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--seed-model {model}: its tokenizer cannot be loaded ({reason}).") from error

@@ -10,13 +10,14 @@ from pathlib import Path
 from data_tools.errors import UserError
 
 WAIT_SECONDS = 60.0
+FAR_SECONDS = 150.0  # for a holder on another host: NFS 4 lets go of what a host that died held after its lease, usually 90 s
 _held: dict[Path, int] = {}  # file descriptors; the kernel lets go of the lock when the process ends, however it ends
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def hold(folder: Path) -> None:
     """Hold FOLDER/lock (flock) until `release` or this process ends. Waits a minute for another
-    holder, then raises UserError that names it.
+    holder, two and a half for one on another host, then raises UserError that names it.
 
     Makes the folder when it is missing. On a file system without locks it says so and goes on.
     """
@@ -32,11 +33,13 @@ def hold(folder: Path) -> None:
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             os.close(descriptor)
+            far = bool(holder) and not holder.endswith(f" on {socket.gethostname()}")
             if deadline is None:
-                deadline = time.monotonic() + WAIT_SECONDS
+                deadline = time.monotonic() + (FAR_SECONDS if far else WAIT_SECONDS)
                 print(f"{folder} is held by {holder}; waiting for it to end", flush=True)
             elif time.monotonic() > deadline:
-                raise UserError(f"{folder}: {holder} is at work there; end it, or choose another --output-dir") from None
+                ended = f"; if that host is down, remove {path}" if far else ""
+                raise UserError(f"{folder}: {holder} is at work there; end it, or choose another --output-dir{ended}") from None
             time.sleep(0.2)
             continue
         except OSError as error:

@@ -47,13 +47,26 @@ def list_files(paths: list[Path]) -> list[Path]:
         if path.is_file():
             files.append(path)
         elif path.is_dir():
-            found = [file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path))]
+            found = [file for file in _walk(path) if file.is_file() and not _is_hidden(file.relative_to(path))]
             if not found:
                 raise UserError(f"--input {path}: expected text files, found a directory without files; name another.")
             files += sorted(found, key=lambda file: file.relative_to(path).as_posix())
         else:
             raise UserError(f"--input {path}: expected a file or a directory, found nothing there; check the path.")
     return files
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    """The files below, links to folders followed, each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        folders.sort()  # which of two ways into a folder is taken must not depend on the file system
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, name) for name in names)
 
 
 def _is_hidden(relative: Path) -> bool:

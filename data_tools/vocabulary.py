@@ -238,16 +238,25 @@ def build_tokenizer(model_bytes: bytes) -> Tokenizer:
     tokenizer.normalizer = _build_normalizer(model.normalizer_spec.precompiled_charsmap)
     # "first": what follows an added token (a mask, an entity marker) without a space is glued to it, as it is in the text
     metaspace: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "first", "split": True}
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(**metaspace), decoders.Metaspace(**metaspace)
-    if byte_fallback:  # "<0x41>" in a text is six characters, not the byte's piece
-        apart = pre_tokenizers.Split(Regex("(?<=<)(?=0x[0-9A-F]{2}>)"), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, apart])
+    # What normalisation makes of full-width signs is text, and no piece that the model keeps for itself; nor is "<0x41>" the byte's.
+    known = {piece.piece for piece in model.pieces}
+    places = [_place_within(token, known) for token in SPECIAL_TOKENS] + ["(?<=<)(?=0x[0-9A-F]{2}>)"] * byte_fallback
+    apart = pre_tokenizers.Split(Regex("|".join(places)), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(**metaspace), apart])
+    tokenizer.decoder = decoders.Metaspace(**metaspace)
+    if byte_fallback:
         tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), tokenizer.decoder])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     return tokenizer
+
+
+def _place_within(token: str, known: set[str]) -> str:
+    """Of the text that spells a special token, the first place that does not part two unknown characters: those are one unknown piece."""
+    cut = next((place for place in range(1, len(token)) if not known.isdisjoint(token[place - 1 : place + 1])), 1)
+    return f"(?<={token[:cut]})(?={token[cut:]})"
 
 
 def _merges(pieces: list[str]) -> list[tuple[str, str]]:

@@ -26,7 +26,8 @@ def make_split(seed: int = 0, documents: int = 40) -> SimpleNamespace:
         sizes += rng.integers(1, 12, rng.integers(1, 6)).tolist()
         index.append(len(sizes))
     tokens = rng.integers(5, 1000, sum(sizes)).astype(np.uint16)
-    return SimpleNamespace(tokens=tokens, sizes=np.array(sizes, dtype=np.int32), document_index=np.array(index))
+    offsets = tokens.itemsize * (np.cumsum(sizes) - sizes)
+    return SimpleNamespace(tokens=tokens, sizes=np.array(sizes, dtype=np.int32), offsets=offsets, document_index=np.array(index))
 
 
 def plain_stream(split: SimpleNamespace) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 
 from data_tools.errors import UserError
 from tests.distributed import run_on_ranks
-from trainer.checkpoint import Checkpoint, link_files, newest, prune, seal, write_alone, write_entries
+from trainer.checkpoint import Checkpoint, link_files, newest, prune, seal, settle, write_alone, write_entries
 from trainer.ranks import Ranks
 from trainer.storage import Storage
 
@@ -28,7 +28,9 @@ def make_checkpoint(run: Path, step: int, seed: int = 0) -> Path:
     for stem, names, trained in (("0", ["a.weight"], True), ("1", ["a.bias"], True), ("frozen", ["b.weight"], False)):
         values = {name: torch.randn(SHAPES[name], generator=generator) for name in names}
         entries = [(name, value, (value * 2, value * value) if trained else None) for name, value in values.items()]
-        files |= write_entries(partial, stem, {name: SHAPES[name] for name in names}, set(names) if trained else set(), entries)
+        found, written = write_entries(partial, stem, {name: SHAPES[name] for name in names}, set(names) if trained else set(), entries)
+        settle(written)
+        files |= found
         records |= {name: {"shape": SHAPES[name], "file": stem, "adam_step": step if trained else 0} for name in names}
     return seal(partial, {"step": step, "seed": seed, "parameters": records}, files)
 

@@ -166,8 +166,8 @@ def test_static_vectors_are_the_svd_of_positive_pmi(monkeypatch: pytest.MonkeyPa
 def test_a_large_split_is_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_init, "STRETCH", 10)
     monkeypatch.setattr(embedding_init, "STATIC_TOKENS", 30)
-    assert embedding_init._sample(np.arange(95)).tolist() == [*range(10), *range(30, 40), *range(60, 70)]
-    assert embedding_init._sample(np.arange(25)).tolist() == list(range(25))
+    assert embedding_init.sample_of(np.arange(95), embedding_init.STATIC_TOKENS).tolist() == [*range(10), *range(30, 40), *range(60, 70)]
+    assert embedding_init.sample_of(np.arange(25), embedding_init.STATIC_TOKENS).tolist() == list(range(25))
 
 
 def test_nearest_and_weights_by_hand() -> None:

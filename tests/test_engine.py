@@ -269,13 +269,14 @@ def test_the_loss_scaler_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("deepspeed.comm.get_rank", lambda: 0)  # it asks before it logs
 
-    def engine_with_scaler() -> StageEngine:
+    def engine_with_scaler(window: int = 4, dynamic: bool = True) -> StageEngine:
         scaler = DynamicLossScaler(
-            init_scale=2**16, scale_window=4, min_scale=1, delayed_shift=2, consecutive_hysteresis=False, raise_error_at_min_scale=False,
+            init_scale=2**16, scale_window=window, min_scale=1, delayed_shift=2, consecutive_hysteresis=False,
+            raise_error_at_min_scale=False,
             dtype=torch.half,
         )  # fmt: skip
         engine: StageEngine = object.__new__(StageEngine)
-        engine._engine = SimpleNamespace(optimizer=SimpleNamespace(loss_scaler=scaler, dynamic_loss_scale=True))
+        engine._engine = SimpleNamespace(optimizer=SimpleNamespace(loss_scaler=scaler, dynamic_loss_scale=dynamic))
         return engine
 
     def drive(engine: StageEngine, overflows: str) -> list[float]:
@@ -290,5 +291,12 @@ def test_the_loss_scaler_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -
         first = drive(before, overflows[:cut])
         kept = json.loads(json.dumps(before.loss_scaler))
         after.load_loss_scaler({**kept, "raise_error_at_min_scale": True})  # as older checkpoints have it: max_skipped ends a run, not this
-        assert after._engine.optimizer.loss_scaler.raise_error_at_min_scale is False and "raise_error_at_min_scale" not in kept
+        assert after._engine.optimizer.loss_scaler.raise_error_at_min_scale is False
         assert first + drive(after, overflows[cut:]) == whole, cut
+    # a ds_config that was mended counts
+    mended, static = engine_with_scaler(window=9), engine_with_scaler(dynamic=False)
+    for engine in (mended, static):
+        engine.load_loss_scaler({**kept, "scale_window": 4, "cur_scale": 8.0})
+    scaler = mended._engine.optimizer.loss_scaler
+    assert (scaler.scale_window, scaler.cur_scale) == (9, 8.0) and static._engine.optimizer.loss_scaler.cur_scale == 2**16
+    assert not static.loss_scaler

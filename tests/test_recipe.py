@@ -55,7 +55,7 @@ BAD = {
     "masking.mask_fraction=0.95": "must not exceed 1",
     "surgery.embedding_init=dictionary": "needs surgery.lexicon",
     "sequence_length": "expected key=value",
-    "stages.0.train=[encoder[0:2]]": "not YAML.*quote parts",
+    "stages.0.train=[head: [2]": "not YAML",
 }
 
 
@@ -63,6 +63,11 @@ BAD = {
 def test_bad_settings_are_named(override: str) -> None:
     with pytest.raises(UserError, match=BAD[override]):
         load_recipe(ROOT / "recipes" / "paper.yaml", [override])
+
+
+@pytest.mark.parametrize("text", ['["encoder[0:2]", head]', "[encoder[0:2], head]", "['encoder[0:2]','head']"])  # pdsh takes quotes away
+def test_parts_with_brackets_are_read_with_quotes_and_without(text: str) -> None:
+    assert load_recipe(ROOT / "recipes" / "paper.yaml", [f"stages.0.train={text}"]).stages[0].train == ("encoder[0:2]", "head")
 
 
 def test_bad_recipe_files(tmp_path: Path) -> None:
@@ -170,6 +175,15 @@ def test_ds_configs(tmp_path: Path) -> None:
         ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "round_robin_gradients lays parameters out"),
         ({"zero_optimization": {"stage": 2, "parameter_alignment": True}}, "parameter_alignment lays parameters out"),
         ({"zero_optimization": 2}, "zero_optimization must be an object"),
+        ({"zero_optimization": {"stage": 2, "reduce_bucket_sizes": 9}}, "zero_optimization.reduce_bucket_sizes: Extra inputs"),
+        ({"zero_optimization": {"stage": 2, "reduce_bucket_size": "big"}}, "zero_optimization.reduce_bucket_size: .*found 'big'"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer keeps the optimizer's state"),
+        ({"bf16": {"enable": True}}, "bf16.enable: Extra inputs"),
+        ({"bf16": {"enabled": "false"}}, "bf16.enabled must be true or false, found 'false'"),
+        ({"bf16": {}, "fp16": {"enabled": True, "loss_scale": "x"}}, "fp16.loss_scale: .*found 'x'"),
+        ({"data_types": {"grad_accum_dtype": "fp23"}}, "grad_accum_dtype must be fp32, bf16 or fp16, found 'fp23'"),
+        ({"train_micro_batch_size_per_gpu": True}, "positive number, found True"),
+        ({"bf61": {"enabled": True}}, "bf61 is not used here; bf16 is"),
     ]:
         with pytest.raises(UserError, match=message):
             DeepSpeedConfig.load(ds_config(tmp_path, **change))

@@ -1,7 +1,9 @@
 """The Slurm example, without Slurm: scontrol and srun are stand-ins that answer and write down."""
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -34,13 +36,35 @@ def test_the_job_starts_every_node_with_its_number(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **job, "SLURM_CPUS_ON_NODE": "32"}
     subprocess.run(["bash", str(SCRIPT), "--corpus", "a corpus"], env=environment, check=True, cwd="/")
     assert read_hostfile(tmp_path / "hostfile-123456") == {"gpu01": 4, "gpu02": 4, "gpu03": 4}
-    assert set((tmp_path / "srun-options").read_text().split()) == {"--kill-on-bad-exit=1"}
+    assert set((tmp_path / "srun-options").read_text().split()) == {"--kill-on-bad-exit=1", "--mpi=none", "--cpus-per-task=32"}
     asked = {line.removeprefix("#SBATCH ").strip() for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")}
-    assert {"--ntasks-per-node=1", "--signal=TERM@120"} <= asked  # a task a node starts its ranks; time to save before the limit
+    # a task a node starts its ranks; time to save before the limit; the whole node
+    assert {"--ntasks-per-node=1", "--signal=TERM@120", "--exclusive", "--mem=0"} <= asked
     for node in range(3):
         expected = ["threads=8", "--hostfile", "hostfile-123456", "--no_ssh", "--node_rank", str(node), "--master_addr", "gpu01"]
         expected += ["--master_port", "23456", "trainer/xpt.py", "--corpus", "a corpus"]
         assert (tmp_path / f"started-{node}").read_text().splitlines() == expected
+
+
+def test_the_task_passes_slurms_signal_on_to_the_ranks_and_waits_for_them(tmp_path: Path) -> None:
+    rank = "trap 'sleep 1; echo yes > saved; exit 143' TERM; touch ready; while :; do sleep 0.1; done"
+    for path, text in (
+        (tmp_path / "tools" / "scontrol", "#!/bin/bash\necho gpu01\n"),
+        (tmp_path / "tools" / "srun", '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\necho $$ > task\nSLURM_NODEID=0 exec "$@"\n'),
+        (tmp_path / ".venv" / "bin" / "deepspeed", "#!/bin/bash\nbash launch; exit $?\n"),
+        (tmp_path / "launch", "bash rank & wait $!; exit $?\n"),
+        (tmp_path / "rank", rank),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    job = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_NODELIST": "gpu01", "SLURM_JOB_ID": "1"}
+    environment = {**os.environ, "PATH": f"{tmp_path}/tools:{os.environ['PATH']}", **job}
+    with subprocess.Popen(["bash", str(SCRIPT)], env=environment) as batch:
+        while not (tmp_path / "ready").exists() and batch.poll() is None:
+            time.sleep(0.05)
+        os.kill(int((tmp_path / "task").read_text()), signal.SIGTERM)
+        assert batch.wait(20) == 143 and (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize("lacking", ["SLURM_SUBMIT_DIR", "SLURM_JOB_NODELIST"])

@@ -158,6 +158,12 @@ def test_directories_are_walked_in_sorted_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("글")
     assert [file.relative_to(tmp_path).as_posix() for file in list_files([tmp_path])] == ["a.txt", "b/wiki_00", "b/wiki_01"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "b")  # a circle
+    (tmp_path / "b" / "disk").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "far.txt").write_text("글")
+    found = [file.relative_to(tmp_path).as_posix() for file in list_files([tmp_path / "b"])]
+    assert found == ["b/disk/far.txt", "b/wiki_00", "b/wiki_01"]
     (tmp_path / "empty").mkdir()
     for path, message in ((tmp_path / "empty", "without files"), (tmp_path / "none", "found nothing there")):
         with pytest.raises(UserError, match=message):

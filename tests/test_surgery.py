@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM, RobertaConfig, XLNetConfig
 from data_tools.errors import UserError
 from tests.tiny import KOREAN, make_seed, make_tokenizer
 from trainer.recipe import Recipe, Stage
-from trainer.surgery import load_seed, load_seed_config, operate, xpt_config
+from trainer.surgery import check_ingredients, load_seed, load_seed_config, operate, xpt_config
 
 TOKENIZER = make_tokenizer(KOREAN, 60)
 
@@ -134,6 +134,26 @@ def test_refusals(tmp_path: Path) -> None:
     RobertaConfig(**{"hidden_size": 16, "num_attention_heads": 2}).save_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="safetensors weights"):
         load_seed(str(tmp_path / "bare"))
+    make_seed(tmp_path / "damaged", "roberta")
+    weights = (tmp_path / "damaged" / "model.safetensors").read_bytes()
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UserError, match="damaged: expected a folder or hub id with config, safetensors weights and tokenizer"):
+        load_seed(str(tmp_path / "damaged"))
+    (tmp_path / "damaged" / "config.json").write_text('{"model_type": "roberta", "hidden_size": "x"}')
+    with pytest.raises(UserError, match=r"damaged: expected a folder or hub id with a config\.json"):
+        load_seed_config(str(tmp_path / "damaged"))
+    make_seed(tmp_path / "whole", "roberta")
+    (tmp_path / "lexicon").write_text("a\tb\n")
+    check_ingredients(str(tmp_path / "whole"), "dictionary", tmp_path / "lexicon")
+    check_ingredients(str(tmp_path / "whole"), "anchors", tmp_path / "none")
+    with pytest.raises(UserError, match=r"lexicon .*none: no such file"):
+        check_ingredients(str(tmp_path / "whole"), "dictionary", tmp_path / "none")
+    (tmp_path / "whole" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no safetensors weights"):
+        check_ingredients(str(tmp_path / "whole"), "random", None)
+    (tmp_path / "whole" / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
+        check_ingredients(str(tmp_path / "whole"), "random", None)
     with pytest.raises(UserError, match="no Python package"):
         load_seed_config("package:no_such_package/model")
     make_seed(tmp_path / "seed", "bert")

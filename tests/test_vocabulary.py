@@ -39,9 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def any_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("any")
     model_type, byte_fallback = request.param
+    sentences = invented_sentences(3000, 0) + ["a < b > s u n k / m p d"] * 200
     size = 400 + 256 * byte_fallback if model_type == "bpe" else 180 + 256 * byte_fallback
-    model = train_vocabulary(invented_sentences(3000, 0), size, model_type, 0.999, byte_fallback)
-    assert model == train_vocabulary(invented_sentences(3000, 0), size, model_type, 0.999, byte_fallback)
+    model = train_vocabulary(sentences, size, model_type, 0.999, byte_fallback)
+    assert model == train_vocabulary(sentences, size, model_type, 0.999, byte_fallback)
     export_tokenizer(model, path)
     assert check_export(path).vocab_size() == size
     return path
@@ -78,6 +79,7 @@ ADVERSARIAL = [
     "ｶﾞｷﾞ か\u3099 אָ שּׁ क़ \u0958 \u0b47\u0b3e مُتَصَرِّف",
     "▁▁a▁b ▁",
     "<0x41> a<0xEC><0x9D> <0x4>",
+    "＜mask＞ 끝＜/s＞ ＜s＞＜unk＞a ＜pad＞＜ｓ＞ ＜masks＞ ＜0x41＞",
     "\ufdd0a\ufdd1b\ufdd2",
     "나라" * 5000,
     "ㅋ" * 10000,
@@ -95,6 +97,13 @@ def test_same_ids_on_adversarial_lines(any_folder: Path) -> None:
         assert tokenizer(line, add_special_tokens=False)["input_ids"] == ids, repr(line[:40])
         assert tokenizer.decode(ids) == processor.decode(ids) or (not has_bytes and 3 in ids), repr(line[:40])
         assert not has_bytes or 3 not in ids
+
+
+def test_text_that_becomes_a_special_token_is_text_though_signs_are_unknown(folder: Path) -> None:
+    processor, tokenizer = load_processor(folder), AutoTokenizer.from_pretrained(folder)
+    assert processor.piece_to_id("<") == 3 and processor.piece_to_id("a") != 3
+    for line in ("＜mask＞ ＜pad＞나라", "나라＜mask＞"):
+        assert tokenizer(line, add_special_tokens=False)["input_ids"] == processor.encode(line), line
 
 
 def test_same_ids_on_random_lines(any_folder: Path) -> None:

@@ -12,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xxhash
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -24,8 +26,8 @@ from data_tools.corpus import Corpus
 from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.blocks import PACKINGS, SpecialIds
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest, write_alone
-from trainer.export import load_model
-from trainer.journal import read_rows
+from trainer.export import load_model, model_card
+from trainer.journal import Journal, cut_off, read_rows
 from trainer.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -72,13 +74,14 @@ def test_the_run_folder_is_what_the_contract_says(finished: Path) -> None:
     rows = read_rows(finished / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(81))
     needed = {"step", "stage", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "mfu"}
-    assert all(needed <= set(row) for row in rows[1:])
+    assert all(needed <= set(row) for row in rows)
     assert [row["step"] for row in rows if "valid_loss" in row] == [0, 20, 30, 40, 60, 80]
     assert rows[30]["stage"] == "one" and rows[31]["stage"] == "two" and rows[80]["tokens"] == 80 * 32 * 16
     assert rows[80]["valid_loss"] < 3.9 < math.log(60) < rows[0]["valid_loss"]  # it learns more than to be even-handed
     assert [path.name for path in checkpoint_paths(finished / "run")] == ["step-80", "step-72", "step-30", "step-0"]
     assert list((finished / "run" / "tensorboard").glob("events*"))
-    assert (finished / "run" / "recipe.yaml").exists()
+    resolved = yaml.safe_load((finished / "run" / "recipe.yaml").read_text())
+    assert resolved["seed"] == 0 and resolved["masking"]["rate"] == 0.15 and resolved["output_dir"] == str(finished / "run")
     for path in (finished / "run" / "checkpoints").rglob("*"):
         assert path.is_dir() or path.suffix in (".safetensors", ".json")
 
@@ -95,13 +98,64 @@ def test_the_export_is_the_trained_model(finished: Path) -> None:
     recipe = load_recipe(finished / "recipe.yaml", [])
     split = Corpus.open(finished / "corpus").split("valid")
     blocks = PACKINGS[recipe.packing](split, recipe.sequence_length, SpecialIds.of(tokenizer), recipe.masking, recipe.seed)
-    batch = blocks.validation(np.arange(min(recipe.validation_blocks, blocks.num_blocks)))
+    scored = min(recipe.validation_blocks, blocks.num_blocks)
+    assert scored < blocks.num_blocks
+    batch = blocks.validation(np.arange(scored) * blocks.num_blocks // scored)
     with torch.no_grad():
         logits = model(input_ids=batch.input_ids).logits.reshape(-1, len(tokenizer))[batch.selected]
     loss = torch.nn.functional.cross_entropy(logits, batch.labels).item()
     assert loss == pytest.approx(read_rows(finished / "run" / "metrics.jsonl")[-1]["valid_loss"], rel=2e-3)
     card = (folder / "README.md").read_text()
-    assert "valid_perplexity" in card and "fingerprint" in card and "embeddings, itl, head" in card
+    corpus = Corpus.open(finished / "corpus")
+    for part in (
+        "valid_perplexity",
+        corpus.fingerprint,
+        "embeddings, itl, head",
+        "\nseed 0.",
+        "## Licences",
+        f"base_model: {finished}/seed",
+    ):
+        assert part in card, part
+    card = model_card(Checkpoint.open(finished / "run" / "checkpoints" / "step-80"), corpus, {"valid_perplexity": None})
+    assert "| valid_perplexity | not finite |" in card  # of a run that diverged
+
+
+def test_a_start_from_the_beginning_keeps_no_row_of_before(tmp_path: Path) -> None:
+    for step, kept in ((0, []), (2, [0, 1, 2])):
+        (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {number}}}\n' for number in range(4)))
+        rows = cut_off(tmp_path / "metrics.jsonl", step)
+        assert [row["step"] for row in rows] == kept == [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")]
+
+
+def test_on_a_full_disk_rows_wait_for_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Full:
+        """A file whose disk takes half a line more."""
+
+        def __init__(self, file: Any) -> None:
+            self.file, self.name = file, file.name
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, data: bytes) -> int:
+            return self.file.write(data[: len(data) // 2])
+
+    main: Any = SimpleNamespace(is_main=True)
+    journal, full = Journal(tmp_path, main, 0, 9, 9, patient=True), None
+    for step in range(1, 6):
+        if step in (2, 4):
+            journal._file, full = (Full(journal._file), journal._file) if step == 2 else (full, None)
+        journal.record({"step": step, "stage": "one"})
+        assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == list(range(1, 2 if step in (2, 3) else step + 1))
+    assert capsys.readouterr().out.count("WARNING") == 1
+    journal._file = Full(journal._file)
+    journal.record({"step": 6, "stage": "one"})
+    with pytest.raises(OSError, match="No space left"):
+        journal.close()
+    journal = Journal(tmp_path, main, 5, 9, 9, patient=False)
+    journal._file = Full(journal._file)
+    with pytest.raises(OSError, match="No space left"):
+        journal.record({"step": 6, "stage": "one"})
 
 
 def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path, tmp_path: Path) -> None:
@@ -158,7 +212,7 @@ def test_the_curve_does_not_depend_on_the_ranks(finished: Path, tmp_path: Path) 
     for name, curve in curves.items():
         assert set(curve) == set(range(81))
         for step, row in curve.items():
-            for key in row.keys() & {"loss", "valid_loss"}:
+            for key in row.keys() & ({"loss", "valid_loss"} if step else {"valid_loss"}):
                 assert row[key] == pytest.approx(curves["one"][step][key], rel=1e-4), (name, step, key)
             assert row.get("tokens") == curves["one"][step].get("tokens")
     assert any(curves["four"][step]["tokens_per_second"] != curves["one, then four"][step]["tokens_per_second"] for step in range(31, 81))
@@ -293,6 +347,8 @@ def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Pa
         (("--ds-config", "ds_configs"), "ds_config ds_configs: not JSON"),
         (("--ds-config", str(tmp_path / "odd.json")), "bf16 must be an object"),
         (("--recipe", "README.md/x"), "recipe README.md/x: not a YAML file"),
+        (("--output-dir", "README.md"), "--output-dir README.md: expected a folder, found a file"),
+        (("--set", "surgery.embedding_init=dictionary", "surgery.lexicon=README.md/x"), "lexicon README.md/x: cannot be read"),
     ]
     for arguments, message in cases:
         done = launch(finished, *new_run, *arguments, ranks=1)

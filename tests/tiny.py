@@ -18,6 +18,7 @@ corpus: {root}/corpus
 output_dir: {root}/run
 sequence_length: 16
 global_batch_size: {batch}
+validation_blocks: 200
 surgery: {surgery}
 stages:
 - {{name: one, train: [embeddings, itl, head], steps: {steps[0]}, learning_rate: 1.0e-2, warmup_steps: {warmup}}}

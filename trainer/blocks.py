@@ -107,7 +107,9 @@ class ContiguousBlocks(Blocks):
 
     def __init__(self, split: IndexedDataset, *settings: Any) -> None:
         super().__init__(split, *settings)
-        ends = np.concatenate([[0], np.cumsum(split.sizes, dtype=np.int64)])[split.document_index[1:]]
+        # where documents begin the index says; sums over the sizes would be two arrays of all sentences
+        begins = split.offsets[split.document_index[1:-1]] // split.tokens.itemsize
+        ends = np.append(begins, len(self._tokens)).astype(np.int64)
         self._separators = ends + np.arange(len(ends))  # stream place of the </s> after each document
         self.num_blocks = (len(self._tokens) + len(ends)) // self._payload
         if self.num_blocks == 0:

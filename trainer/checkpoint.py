@@ -44,11 +44,11 @@ class _TensorWriter:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # the format wants the data aligned
         self.path, self._shapes, self._size, self._hash = path, iter(shapes.items()), 0, xxhash.xxh3_128()
-        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115
+        self.file: BinaryIO = open(path, "wb")  # noqa: SIM115
         self._put(memoryview(len(text).to_bytes(8, "little") + text))
 
     def _put(self, data: memoryview) -> None:
-        self._file.write(data)
+        self.file.write(data)
         self._hash.update(data)
         self._size += data.nbytes
 
@@ -58,19 +58,20 @@ class _TensorWriter:
         assert tuple(tensor.shape) == tuple(shape) and tensor.dtype == torch.float32, name
         self._put(memoryview(tensor.detach().cpu().contiguous().numpy().reshape(-1)).cast("B"))  # type: ignore[arg-type]
 
-    def close(self) -> dict[str, Any]:
+    def end(self) -> dict[str, Any]:
         """Hand everything to the operating system, not yet to the disk; returns the file's size and checksum."""
         assert next(self._shapes, None) is None, f"{self.path} lacks tensors"
-        self._file.close()
+        self.file.flush()
         return {"size": self._size, "xxh3": self._hash.hexdigest()}
 
 
 def write_entries(
     directory: Path, stem: str, shapes: Mapping[str, tuple[int, ...]], trained: set[str], entries: Iterable[Entry]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[BinaryIO]]:
     """Write weights-STEM and moments-STEM (of the names in `trained`); entries come in the order of `shapes`.
 
-    Returns size and checksum of each file, which is readable now and safe from a power cut after `flush`.
+    Returns size and checksum of each file, and the files, still open: on NFS closing waits for the server. They are readable on this host
+    now, on others and safe from a power cut after `settle`.
     """
     weights = _TensorWriter(directory / f"weights-{stem}.safetensors", shapes)
     moments = _TensorWriter(
@@ -83,7 +84,14 @@ def write_entries(
             assert state is not None, name
             moments.add(state[0])
             moments.add(state[1])
-    return {writer.path.name: writer.close() for writer in (weights, moments)}
+    return {writer.path.name: writer.end() for writer in (weights, moments)}, [weights.file, moments.file]
+
+
+def settle(files: list[BinaryIO]) -> None:
+    """Wait until what was written is on the disk, and close."""
+    for file in files:
+        os.fsync(file.fileno())
+        file.close()
 
 
 def flush(*paths: Path) -> None:
@@ -129,8 +137,8 @@ def write_alone(
     partial.mkdir(parents=True)
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     entries = ((name, value.detach(), moments.get(name)) for name, value in parameters.items())
-    files = write_entries(partial, stem, shapes, set(moments), entries)
-    flush(*(partial / name for name in files))
+    files, written = write_entries(partial, stem, shapes, set(moments), entries)
+    settle(written)
     records = {name: {"shape": shape, "file": stem, "adam_step": step if name in moments else 0} for name, shape in shapes.items()}
     return seal(partial, {**state, "parameters": records}, files)
 

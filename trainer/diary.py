@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from trainer.journal import reopen
+from trainer.journal import cut_off
 
 
 class Diary:
@@ -18,7 +18,8 @@ class Diary:
 
     def __init__(self, folder: Path, step: int, total_steps: int, batch_size: int) -> None:
         """step: finished steps; rows beyond it, written before an interruption, are taken out."""
-        kept, self._file = reopen(folder / "metrics.jsonl", step)
+        kept = cut_off(folder / "metrics.jsonl", step)
+        self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed in close)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._watched = sys.stderr.isatty()
         self._bar = tqdm(

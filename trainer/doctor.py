@@ -1,6 +1,6 @@
 """Would a run start on these hosts? One table, every failure with its remedy; exit status 0 only if it would.
 
-    python -m trainer.doctor --hostfile hostfiles/lab [--corpus C] [--recipe R] [--ds-config D] [--output-dir RUN]
+    python -m trainer.doctor --hostfile hostfiles/lab [--corpus C] [--recipe R] [--set ...] [--ds-config D] [--output-dir RUN]
 
 Also writes `.deepspeed_env` here: DeepSpeed's launcher forwards the variables in it, and almost nothing else, to the other hosts.
 """
@@ -57,16 +57,21 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=Path("recipes/paper.yaml"))
     parser.add_argument("--ds-config", type=Path, default=Path("ds_configs/zero2_bf16.json"))
     parser.add_argument("--corpus", help="replaces the recipe's")
+    parser.add_argument("--seed-model", help="replaces the recipe's")
     parser.add_argument("--output-dir", help="replaces the recipe's")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change a recipe entry, as for xpt.py")
     parser.add_argument("--master-port", type=int, default=29500, help="as given to `deepspeed --master_port`")
     arguments = parser.parse_args()
     slots = read_hostfile(arguments.hostfile)
-    recipe = load_recipe(arguments.recipe, [], corpus=arguments.corpus, output_dir=arguments.output_dir)
+    recipe = load_recipe(
+        arguments.recipe, arguments.set, corpus=arguments.corpus, seed_model=arguments.seed_model, output_dir=arguments.output_dir
+    )
     config = DeepSpeedConfig.load(arguments.ds_config)
     findings = Findings()
     master = address_of(next(iter(slots)))
     folders = {"run": str(recipe.output_dir), "corpus": str(recipe.corpus), "seed": recipe.seed_model}
-    asked = {"master": master, "port": arguments.master_port, **folders}
+    surgery = {"embedding_init": recipe.surgery.embedding_init, "lexicon": recipe.surgery.lexicon and str(recipe.surgery.lexicon)}
+    asked = {"master": master, "port": arguments.master_port, **folders, **surgery}
     hosts = in_parallel(slots, lambda host: ask(host, asked))
     judge_hosts(hosts, slots, findings)
     judge_recipe(recipe, config, hosts, slots, findings)

@@ -6,6 +6,7 @@ from it: fp32 masters and Adam moments go into the slices of the partition that 
 the checkpoint's fp32 values and not from the low-precision copy of the last engine.
 """
 
+import difflib
 import gc
 import json
 import logging
@@ -20,7 +21,10 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.precision_config import get_bfloat16_config, get_float16_config
+from deepspeed.runtime.zero.config import get_zero_config
 from deepspeed.utils import logger as deepspeed_logger
+from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from data_tools.errors import UserError
@@ -34,6 +38,7 @@ from trainer.shared_memory import shared_rows
 from trainer.stages import parameter_groups
 
 TESTED_DEEPSPEED = "0.19.8"
+_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what changes in a dynamic loss scaler; all else are settings
 _GIVES_UP = "raise_error_at_min_scale"  # of DeepSpeed's fp16 loss scaler, with a bare Exception; recipe.max_skipped says when to
 OWNED_BY_RECIPE = {
     "train_batch_size": "global_batch_size",
@@ -43,6 +48,19 @@ OWNED_BY_RECIPE = {
     "scheduler": "stages",
     "tensorboard": "the trainer, which writes TensorBoard itself",
     "csv_monitor": "the trainer, which writes metrics.jsonl",
+}
+KNOWN = (
+    "train_micro_batch_size_per_gpu", "zero_optimization", "bf16", "fp16", "data_types", "compile", "communication_data_type",
+    "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "steps_per_print", "memory_breakdown", "dump_state",
+    "comms_logger",
+)  # fmt: skip
+"""DeepSpeed would pass over any other key of a ds_config in silence, misspelt ones among them."""
+NOT_KEPT = {
+    "round_robin_gradients": "lays parameters out in an order that is not kept here",
+    "parameter_alignment": "lays parameters out in an order that is not kept here",
+    "offload_optimizer": "keeps the optimizer's state in another place than a stage change reads it from",
+    "offload_param": "belongs to ZeRO-3",
+    "cpu_offload": "keeps the optimizer's state in another place than a stage change reads it from",
 }
 
 
@@ -67,23 +85,29 @@ class DeepSpeedConfig:
             raise UserError(f"ds_config {path}: not JSON: {error}") from None
         if not isinstance(settings, dict):
             raise UserError(f"ds_config {path}: expected an object, found {type(settings).__name__}; ds_configs/ has examples")
-        for key in ("zero_optimization", "bf16", "fp16"):
-            if not isinstance(settings.get(key, {}), dict):
-                raise UserError(f'ds_config {path}: {key} must be an object such as {{"enabled": true}}, found {settings[key]!r}')
         for key, owner in OWNED_BY_RECIPE.items():
             if key in settings:
                 raise UserError(f"ds_config {path}: {key} belongs to the recipe ({owner}); remove it from the ds_config")
-        for key in ("round_robin_gradients", "parameter_alignment"):
+        for key in settings:
+            if key not in KNOWN:
+                near = difflib.get_close_matches(key, KNOWN, n=1)
+                raise UserError(f"ds_config {path}: {key} is not used here" + (f"; {near[0]} is" if near else "; remove it"))
+        for key in ("zero_optimization", "bf16", "fp16", "data_types"):
+            if not isinstance(settings.get(key, {}), dict):
+                raise UserError(f'ds_config {path}: {key} must be an object such as {{"enabled": true}}, found {settings[key]!r}')
+        for key, reason in NOT_KEPT.items():
             if settings.get("zero_optimization", {}).get(key):
-                raise UserError(
-                    f"ds_config {path}: zero_optimization.{key} lays parameters out in an order that is not kept here; remove it"
-                )
+                raise UserError(f"ds_config {path}: zero_optimization.{key} {reason}; remove it")
         stage = settings.get("zero_optimization", {}).get("stage")
         if stage not in (1, 2):
             raise UserError(f"ds_config {path}: zero_optimization.stage must be 1 or 2, found {stage}")
         micro_batch = settings.get("train_micro_batch_size_per_gpu")
-        if not isinstance(micro_batch, int) or micro_batch < 1:
+        if isinstance(micro_batch, bool) or not isinstance(micro_batch, int) or micro_batch < 1:
             raise UserError(f"ds_config {path}: train_micro_batch_size_per_gpu must be a positive number, found {micro_batch!r}")
+        for name in ("bf16", "fp16"):
+            if not isinstance(enabled := settings.get(name, {}).get("enabled", False), bool):
+                raise UserError(f"ds_config {path}: {name}.enabled must be true or false, found {enabled!r}")
+        _as_deepspeed_reads_it(settings, path)
         if not settings.get("bf16", {}).get("check_grad_overflow", True):
             raise UserError(f"ds_config {path}: bf16.check_grad_overflow is off, so a gradient that is not finite would train; remove it")
         half = [name for name in ("bf16", "fp16") if settings.get(name, {}).get("enabled")]
@@ -108,6 +132,23 @@ class DeepSpeedConfig:
                 f"(train_micro_batch_size_per_gpu): {global_batch} / {together} is not whole; change one of the three"
             )
         return global_batch // together
+
+
+def _as_deepspeed_reads_it(settings: dict[str, Any], path: Path) -> None:
+    """Raise UserError for a key or a value in a section that DeepSpeed would refuse, which it does only when a stage begins."""
+    readers = {"zero_optimization": get_zero_config, "bf16": get_bfloat16_config, "fp16": get_float16_config}
+    for section, read in readers.items():
+        try:
+            read(settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, (section, *first["loc"])))
+            raise UserError(f"ds_config {path}: {place}: {first['msg']}, found {first['input']!r}") from None
+        except (ValueError, TypeError, AssertionError) as error:
+            raise UserError(f"ds_config {path}: {section}: {error}") from None
+    kind = settings.get("data_types", {}).get("grad_accum_dtype", "fp32")
+    if kind not in ("fp32", "bf16", "fp16"):
+        raise UserError(f"ds_config {path}: data_types.grad_accum_dtype must be fp32, bf16 or fp16, found {kind!r}")
 
 
 def fitting_buckets(zero: dict[str, Any], trainable: int) -> dict[str, Any]:
@@ -409,14 +450,14 @@ class StageEngine:
 
     @property
     def loss_scaler(self) -> dict[str, Any]:
-        """State of fp16's dynamic loss scaler; empty in other precisions."""
-        scaler = self._zero.loss_scaler
-        kept = {key: value for key, value in vars(scaler).items() if isinstance(value, int | float | bool) and key != _GIVES_UP}
-        return kept if self._zero.dynamic_loss_scale else {}
+        """State of fp16's dynamic loss scaler; empty in other precisions, and of a scale that does not change."""
+        scaler = vars(self._zero.loss_scaler)
+        return {key: scaler[key] for key in _SCALE} if self._zero.dynamic_loss_scale else {}
 
     def load_loss_scaler(self, state: dict[str, Any]) -> None:
-        """Put `loss_scaler` back."""
-        vars(self._zero.loss_scaler).update({key: value for key, value in state.items() if key != _GIVES_UP})
+        """Put `loss_scaler` back. The settings are the ds_config's, also where a checkpoint of before holds others."""
+        if self._zero.dynamic_loss_scale:
+            vars(self._zero.loss_scaler).update({key: value for key, value in state.items() if key in _SCALE})
 
     def _owners(self) -> dict[str, range]:
         """The ranks that hold a part of each trained parameter; the first is its owner and writes it."""

@@ -64,7 +64,10 @@ def model_card(checkpoint: Checkpoint, corpus: Corpus, scores: dict[str, Any]) -
         f"| {s['name']} | {', '.join(s['train'])} | {s['steps']} | {s['learning_rate']:g} | {s['warmup_steps']} | {s['schedule']} |"
         for s in recipe["stages"]
     )
-    figures = "\n".join(f"| {key} | {value:.4f} |" for key, value in scores.items())
+    # PATH, step N; whoever reads the card has no use for all of a path
+    begun = checkpoint.state["surgery"].get("initialised_from", "").rpartition(", step ")[0]
+    begun = f"\n\nIt began from the weights of `{'/'.join(Path(begun).parts[-3:])}`, which had been trained before." if begun else ""
+    figures = "\n".join(f"| {key} | {'not finite' if value is None else f'{value:.4f}'} |" for key, value in scores.items())
     train = corpus.manifest["splits"]["train"]
     return f"""---
 language: ko
@@ -84,7 +87,7 @@ code is needed.
 
 {checkpoint.state["step"]} steps, {checkpoint.state["tokens"]:,} tokens, blocks of {recipe["sequence_length"]},
 {recipe["global_batch_size"]} blocks a step,
-seed {recipe["seed"]}.
+seed {recipe["seed"]}.{begun}
 
 | stage | trains | steps | learning rate | warm-up | schedule |
 |---|---|---|---|---|---|

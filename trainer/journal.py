@@ -1,10 +1,12 @@
 """What a run tells: metrics.jsonl, TensorBoard, a progress bar. Rank 0 only; on other ranks every call does nothing."""
 
+import errno
 import json
 import math
+import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -27,14 +29,16 @@ _TAGS = {
 class Journal:
     """One row per logged step, in `RUN/metrics.jsonl` and under `RUN/tensorboard`."""
 
-    def __init__(self, run: Path, ranks: Ranks, step: int, total_steps: int, tokens_per_step: int) -> None:
-        """step: finished steps; rows beyond it, written before an interruption, are taken out."""
+    def __init__(self, run: Path, ranks: Ranks, step: int, total_steps: int, tokens_per_step: int, patient: bool) -> None:
+        """step: finished steps; rows beyond it, written before an interruption, are taken out. patient: on a full disk rows wait for room
+        instead of ending the run."""
         self._main = ranks.is_main
         if not self._main:
             return
-        kept, self._file = reopen(run / "metrics.jsonl", step)
-        self._seen = {row["step"] for row in kept}
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._seen = {row["step"] for row in cut_off(run / "metrics.jsonl", step)}
+        self._file = open(run / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115  (closed in close)
+        self._waiting, self._patient = b"", patient
+        self._board: SummaryWriter | None = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else 0)
         self._bar = tqdm(
             total=total_steps * tokens_per_step, initial=step * tokens_per_step, unit="tok", unit_scale=True, dynamic_ncols=True,
             disable=not sys.stderr.isatty(), smoothing=0.05,
@@ -58,29 +62,62 @@ class Journal:
             return
         self._seen.add(row["step"])
         finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-        self._file.write(json.dumps(finite) + "\n")  # JSON has no NaN
-        for key, tag in _TAGS.items():
-            if key in row:
-                self._board.add_scalar(tag, row[key], row["step"])
-        self._bar.set_postfix({key: f"{row[key]:.3g}" for key in ("loss", "valid_loss", "mfu") if key in row}, refresh=False)
+        self._append(json.dumps(finite).encode() + b"\n")  # JSON has no NaN
+        self._draw(row)
+        self._bar.set_postfix({key: f"{row[key]:.3g}" for key in ("loss", "valid_loss", "mfu") if row.get(key) is not None}, refresh=False)
         if "valid_loss" in row:
-            self._board.flush()
-            train = f", training loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s" if "loss" in row else ""
+            train = f", training loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s" if row.get("loss") is not None else ""
             valid = f"validation loss {row['valid_loss']:.3f}, perplexity {row['valid_perplexity']:,.1f}"
             self.say(f"step {row['step']:>6} [{row['stage']}] {valid}{train}")
 
+    def _append(self, line: bytes) -> None:
+        """Whole lines or nothing, in order."""
+        self._waiting += line
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(self._waiting) != len(self._waiting):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+            self._waiting = b""
+        except OSError as error:
+            self._file.truncate(size)
+            self._survive(error, len(self._waiting) == len(line))
+
+    def _draw(self, row: dict[str, Any]) -> None:
+        """Onto TensorBoard, whose writer does not get over a full disk."""
+        if self._board:
+            try:
+                for key, tag in _TAGS.items():
+                    if row.get(key) is not None:
+                        self._board.add_scalar(tag, row[key], row["step"])
+                if "valid_loss" in row:
+                    self._board.flush()
+            except OSError as error:
+                self._board = None
+                self._survive(error, True)
+
+    def _survive(self, error: OSError, say: bool) -> None:
+        if not self._patient:
+            raise error
+        if say:
+            self.say(f"WARNING: {error.filename or 'metrics'}: {error.strerror}; going on, make room")
+
     def close(self) -> None:
+        """Raises OSError when rows still wait for room."""
         if self._main:
             self._bar.close()
+            if self._waiting:
+                self._patient = False
+                self._append(b"")
             self._file.close()
-            self._board.close()
+            if self._board:
+                self._board.close()
 
 
-def reopen(path: Path, step: int) -> tuple[list[dict[str, Any]], TextIO]:
-    """The rows of a metrics.jsonl up to `step`, and the file, open for more, without later ones, of before an interruption."""
-    kept = [row for row in read_rows(path) if row["step"] <= step]
+def cut_off(path: Path, step: int) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl up to `step`; later ones, of before an interruption, are taken out of the file."""
+    kept = [row for row in read_rows(path) if row["step"] <= step] if step else []  # what stands there is perhaps another model's
     aside.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-    return kept, open(path, "a", encoding="utf-8", buffering=1)
+    return kept
 
 
 def perplexity(loss: float) -> float:

@@ -35,7 +35,8 @@ def check_launch(world_size: int) -> None:
     DeepSpeed's launcher only warns about a missing hostfile, and trains on this machine alone; an mpirun whose library is not the one that
     mpi4py loads starts many runs of one rank each. Where the command runs on another host, this host's ranks have nothing to look at.
     """
-    check_mpi(os.environ, world_size)
+    if not launcher_processes():  # beside DeepSpeed's launcher these variables are a batch system's: pmi2 of Slurm counts its tasks
+        check_mpi(os.environ, world_size)
     _check_hostfile(world_size)
 
 

@@ -87,7 +87,8 @@ def build_model(config: dict[str, Any], dropout: float, device: torch.device, dt
     settings.hidden_dropout_prob = settings.attention_probs_dropout_prob = dropout
     attention = "eager"
     if device.type == "cuda":
-        attention = "flash_attention_2" if is_flash_attn_2_available() and dtype != torch.float32 else "sdpa"
+        flash = is_flash_attn_2_available() and torch.cuda.get_device_capability(device)[0] >= 8 and dtype != torch.float32
+        attention = "flash_attention_2" if flash else "sdpa"
     with no_init_weights(), torch.device(device):
         model = AutoModelForMaskedLM.from_config(settings, dtype=dtype, attn_implementation=attention)
     model.tie_weights()  # part of the initialisation that was left out

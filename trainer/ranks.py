@@ -41,7 +41,10 @@ class RankParser(argparse.ArgumentParser):
     """One that several ranks can use: help is printed once, and a mistake ends as others do."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises UserError."""
+        """Raises UserError; ends the other ranks without a word, for they were given what rank 0 was, and it says so."""
+        if rank_in_environment():
+            time.sleep(5)  # the launcher ends everyone once rank 0 has ended, after it has spoken
+            _leave(2)
         raise UserError(f"{message}; --help lists what there is")
 
     def print_help(self, file: Any = None) -> None:
@@ -104,7 +107,7 @@ class Ranks:
         """After the process group was made."""
         local = int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cpu")
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
             device = torch.device("cuda", local)
             torch.cuda.set_device(device)  # collectives on objects use the current device
         return cls(dist.get_rank(), dist.get_world_size(), device)

@@ -131,7 +131,7 @@ class Recipe(_Settings):
     stages: tuple[Stage, ...] = Field(min_length=1)
     every: Intervals = Intervals()
     validation_blocks: int = Field(default=1024, gt=0)
-    """At most this many blocks of the validation split are scored."""
+    """At most this many blocks of the validation split are scored, evenly spread over it."""
     keep_last: int = Field(default=2, gt=0)
     """Checkpoints kept; the ends of stages are kept besides."""
     keep_every: int = Field(default=0, ge=0)
@@ -215,8 +215,11 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     try:
         value = _plain_number(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f'--set {override}: the value is not YAML ({reason}); quote parts with brackets: ["encoder[0:2]"]') from None
+        inside = text.strip()
+        if not (inside.startswith("[") and inside.endswith("]") and "encoder[" in inside):
+            raise UserError(f"--set {override}: the value is not YAML ({str(error).splitlines()[0]}); mend it") from None
+        # `train` without the quotes around encoder[0:2], which pdsh's shell takes away from whoever writes them
+        value = [part.strip().strip("'\"") for part in inside[1:-1].split(",")]
     place: Any = settings
     *parents, last = key.split(".")
     try:

@@ -127,9 +127,9 @@ def claim_output(settings: Settings, selection: str) -> None:
             check_output(settings)
         if (path.parent / "config.json").is_file():
             raise UserError(f"--output-dir {path.parent}: another process has finished this run meanwhile; give the command again")
-        aside.write_text(path, json.dumps(_identity(settings) | given, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--output-dir {settings.output_dir}: cannot be written ({error.strerror}); give another") from None
+    aside.write_text(path, json.dumps(_identity(settings) | given, indent=1) + "\n")
 
 
 def _identity(settings: Settings) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_tools.errors import RunError
-from trainer.checkpoint import Checkpoint, flush, link_files, prune, seal, write_alone, write_entries
+from trainer.checkpoint import Checkpoint, link_files, prune, seal, settle, write_alone, write_entries
 from trainer.engine import StageEngine
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
@@ -92,7 +92,11 @@ class Saver:
         if not self._all_well(partial):
             return
         owned, entries = engine.owned(), engine.owned_entries()
-        files = self._attempt(lambda: write_entries(partial, stem, {name: shapes[name] for name in owned}, set(owned), entries))
+        written = self._attempt(lambda: write_entries(partial, stem, {name: shapes[name] for name in owned}, set(owned), entries))
+        files, unsettled = written or (None, [])
+        if needed:  # the next stage is built from these files on all hosts, which on NFS see them when they are closed
+            self._attempt(lambda: settle(unsettled))
+            unsettled = []
         shares = self._ranks.gather((stem, owned, files))
         records = {
             name: {"shape": shapes[name], "file": stem, "adam_step": adam_steps[name]} for stem, names, _ in shares for name in names
@@ -113,7 +117,7 @@ class Saver:
             "world_size": self._ranks.world_size, "forward": forward, "parameters": {name: records[name] for name in shapes},
         }  # fmt: skip
         self.last = Checkpoint(partial, content, {name: info for _, _, files in shares for name, info in files.items()} | linked)
-        self._thread = threading.Thread(target=lambda: self._attempt(lambda: flush(*(partial / name for name in files or ()))))
+        self._thread = threading.Thread(target=lambda: self._attempt(lambda: settle(unsettled)))
         self._thread.start()
 
     def finish(self) -> None:

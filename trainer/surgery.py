@@ -6,8 +6,10 @@ seed's to the bit; position embeddings and the embedding LayerNorm are kept unle
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import torch
 from torch import nn
@@ -18,7 +20,7 @@ from data_tools.corpus import Corpus
 from data_tools.errors import UserError
 from data_tools.packages import locate_model
 from trainer.architecture import Architecture, architecture_of
-from trainer.embedding_init import initial_embeddings
+from trainer.embedding_init import initial_embeddings, read_lexicon, sample_of
 from trainer.mlm import tie_output_bias
 from trainer.recipe import Recipe, Surgery
 
@@ -27,11 +29,14 @@ def load_seed_config(seed_model: str) -> PretrainedConfig:
     """The seed's configuration. Raises UserError when it cannot be had or its architecture is not supported."""
     try:
         config = AutoConfig.from_pretrained(locate_model(seed_model), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"seed_model {seed_model}: expected a folder or hub id with a config.json: {reason}") from None
+    except Exception as error:  # what a damaged file makes of transformers is anyone's guess
+        raise UserError(f"seed_model {seed_model}: expected a folder or hub id with a config.json: {_first_line(error)}") from None
     architecture_of(config, f"seed_model {seed_model}")
     return config
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def xpt_config(seed_config: PretrainedConfig, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
@@ -84,10 +89,9 @@ def load_seed(seed_model: str) -> Seed:
         )
         transformers_logging.set_verbosity(verbosity)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
         raise UserError(
-            f"seed_model {seed_model}: expected a folder or hub id with config, safetensors weights and tokenizer: {reason}"
+            f"seed_model {seed_model}: expected a folder or hub id with config, safetensors weights and tokenizer: {_first_line(error)}"
         ) from None
     missing = set(info["missing_keys"])
     lacking = [name for name in missing if name.startswith(architecture.base + ".") and "pooler" not in name]
@@ -95,6 +99,32 @@ def load_seed(seed_model: str) -> Seed:
         raise UserError(f"seed_model {seed_model}: its weights lack {len(lacking)} encoder parameters, e.g. {sorted(lacking)[0]}")
     weights = {name: value for name, value in model.state_dict().items() if name not in missing}
     return Seed(seed_model, config, architecture, weights, tokenizer)
+
+
+def check_ingredients(seed_model: str, embedding_init: str, lexicon: Path | None) -> None:
+    """Raises UserError, without loading weights, for what `load_seed` and the first embeddings would lack on this host."""
+    source = locate_model(seed_model)
+    load_seed_config(seed_model)
+    try:
+        AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise UserError(f"seed_model {seed_model}: its tokenizer cannot be loaded ({_first_line(error)})") from None
+    names = ("model.safetensors", "model.safetensors.index.json")
+    if Path(source).is_dir():
+        there = any((Path(source) / name).is_file() for name in names)
+    else:
+        there = any(isinstance(huggingface_hub.try_to_load_from_cache(source, name), str) for name in names) or _offered(source, names)
+    if not there:
+        raise UserError(f"seed_model {seed_model}: no safetensors weights in it, or none that can be had from here")
+    if embedding_init == "dictionary" and lexicon:
+        read_lexicon(lexicon)
+
+
+def _offered(repository: str, names: tuple[str, ...]) -> bool:
+    try:
+        return any(huggingface_hub.file_exists(repository, name) for name in names)
+    except Exception:  # no network, among others
+        return False
 
 
 def operate(seed: Seed, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -160,5 +190,5 @@ def _copy_encoder(new: dict[str, nn.Parameter], seed: Seed, settings: Surgery, f
 
 def _log_unigram(corpus: Corpus, vocab_size: int) -> torch.Tensor:
     """(V,) log of each piece's share of the training split, one added to every count."""
-    counts = np.bincount(corpus.split("train").tokens[:50_000_000], minlength=vocab_size)[:vocab_size] + 1.0
+    counts = np.bincount(sample_of(corpus.split("train").tokens, 50_000_000), minlength=vocab_size)[:vocab_size] + 1.0
     return torch.from_numpy(np.log(counts / counts.sum())).float()

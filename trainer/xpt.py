@@ -52,16 +52,18 @@ from trainer.schedule import learning_rate
 from trainer.stages import trainable
 from trainer.state import Saver, TrainState, save_seed, save_weights
 from trainer.storage import Storage
+from trainer.surgery import check_ingredients
 from trainer.watchdog import Watchdog
 
 
 def main() -> None:
     arguments = parse_arguments()
     transformers_logging.disable_progress_bar()
-    keep_freed_memory()
     set_environment()
     engines.start()
     ranks = Ranks.current()
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
     lifeline.tie(ranks.rank, ranks.world_size, ranks.gather)
     check_launch(ranks.world_size)
     recipe = load_recipe(
@@ -70,6 +72,9 @@ def main() -> None:
     config = DeepSpeedConfig.load(arguments.ds_config)
     run = open_run(recipe, config, ranks)
     if arguments.dry_run:
+        if not checkpoint_paths(recipe.output_dir) and not arguments.init_from:
+            surgery = recipe.surgery
+            ranks.on_main(lambda: check_ingredients(recipe.seed_model, surgery.embedding_init, surgery.lexicon))
         if ranks.is_main:
             whole = config.sums_gradients(ranks.device, run.accumulation)
             place = ranks.world_size, config.dtype, run.accumulation, config.micro_batch, whole
@@ -129,6 +134,8 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     """Open and check everything that a run needs, before anything is computed or written."""
     if recipe.expect_world_size not in (None, ranks.world_size):
         raise UserError(f"expect_world_size is {recipe.expect_world_size}, but {ranks.world_size} rank(s) were started; check the hostfile")
+    if recipe.output_dir.exists() and not recipe.output_dir.is_dir():
+        raise UserError(f"--output-dir {recipe.output_dir}: expected a folder, found a file; name another")
     accumulation = config.accumulation(recipe.global_batch_size, ranks.world_size)
     corpus = Corpus.open(recipe.corpus)
     ranks.agree(
@@ -145,7 +152,8 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     train, valid = (
         packing(corpus.split(name), recipe.sequence_length, special, recipe.masking, recipe.seed) for name in ("train", "valid")
     )
-    mine = np.arange(ranks.rank, min(recipe.validation_blocks, valid.num_blocks), ranks.world_size)
+    scored = min(recipe.validation_blocks, valid.num_blocks)  # evenly spread: a split begins with what was the input's first file
+    mine = (np.arange(scored) * valid.num_blocks // scored)[ranks.rank :: ranks.world_size]
     validation = [valid.validation(mine[start : start + config.micro_batch]) for start in range(0, len(mine), config.micro_batch)]
     if not ranks.sum(float(sum(len(batch.labels) for batch in validation)))[0]:
         raise UserError(
@@ -246,7 +254,8 @@ def refuse_other_run(run: Run, checkpoint: Checkpoint) -> None:
 def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     """Stage after stage from `checkpoint` to the export."""
     recipe, state = run.recipe, TrainState.of(checkpoint)
-    journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step)
+    already_done, patient = state.step == recipe.total_steps, recipe.on_save_failure == "warn"
+    journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step, patient)
     if ranks.device.type == "cpu" and not cpu_kernels.available():
         journal.say("no CPU kernels of these sources for this processor: slower; install a C++ compiler, then the package again")
     if state.step:
@@ -256,10 +265,11 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
         train_stage(run, ranks, journal, state, saver, index, stop)
     saver.finish()
     watchdog.close()
-    if ranks.is_main:
+    exported = run.folder / "model"
+    if ranks.is_main and not (already_done and (exported / "config.json").is_file()):  # what has been edited there since stays
         scores = [row for row in read_rows(run.folder / "metrics.jsonl") if "valid_loss" in row][-1]
-        export(saver.last, run.corpus, run.folder / "model", {key: scores[key] for key in ("valid_loss", "valid_perplexity")})
-    journal.say(f"done: {run.folder / 'model'}")
+        export(saver.last, run.corpus, exported, {key: scores[key] for key in ("valid_loss", "valid_perplexity")})
+    journal.say(f"done: {exported}")
     journal.close()
 
 
@@ -282,7 +292,8 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
         f"{time.perf_counter() - begin:.1f} s"
     )
     if state.step == 0:
-        journal.record({"step": 0, "stage": stage.name, **validate(run, ranks, engine)})
+        nothing = dict.fromkeys(("loss", "lr", "grad_norm", "tokens_per_second", "mfu"))
+        journal.record({"step": 0, "stage": stage.name, "tokens": 0, **nothing, **validate(run, ranks, engine)})
     speed, skipped = Speed(run, index), 0
     while state.step < stage_end:
         ranks.beat(f"reading batch {state.batch}")
@@ -362,7 +373,7 @@ def train_step(
 
 
 def validate(run: Run, ranks: Ranks, engine: StageEngine) -> dict[str, float]:
-    """Loss per selected token over the first blocks of the validation split, shared out over the ranks."""
+    """Loss per selected token over the validation blocks, shared out over the ranks."""
     loss_sum, num_selected = 0.0, 0
     ranks.beat("validating")
     for batch in run.validation:
