@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.corpus import Corpus
+from data_tools.errors import UserError, run_command
+
 RESULTS = Path("benchmarks/results/speed")
 SIDE = "benchmarks.speed_sides"
 
@@ -133,6 +136,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[*(row.name for row in ROWS), "ranks"], help="these rows (default: all)")
     parser.add_argument("--spread", metavar="RANKSxTHREADS", help="for both sides, instead of the faster of 2x1 and 1x2")
     arguments = parser.parse_args()
+    if (pieces := Corpus.open(arguments.corpus).vocab_size) != 32_000:
+        raise UserError(f"--corpus {arguments.corpus}: expected 32,000 pieces, found {pieces:,}; benchmarks/README.md has the command")
     ranks, _, threads = (arguments.spread or "").partition("x")
     spreads = [(int(ranks), int(threads))] if threads else SPREADS
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -155,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
