@@ -54,7 +54,10 @@ def test_every_command_of_the_quickstart_and_its_last_page(tmp_path: Path) -> No
     for text, other in (
         ('"$(dirname "$0")/.."', str(ROOT)),
         ("RUN=runs/quickstart", f"RUN={tmp_path}/run"),
-        ("data_tools.world --output-dir $RUN/world", "data_tools.world --output-dir $RUN/world --articles 400 --train-rows 64 --eval-rows 32"),
+        (
+            "data_tools.world --output-dir $RUN/world",
+            "data_tools.world --output-dir $RUN/world --articles 400 --train-rows 64 --eval-rows 32",
+        ),
         ("--vocab-size 8000", "--vocab-size 2000"),
         ("--ds-config $ds_config", f"--ds-config $ds_config --corpus $RUN/corpus --output-dir $RUN/xpt --set {few}"),
         ("--epochs 3", "--epochs 1"),
@@ -65,7 +68,9 @@ def test_every_command_of_the_quickstart_and_its_last_page(tmp_path: Path) -> No
         done = subprocess.run(["bash", "-c", script], cwd="/", env=environment(), capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         page = done.stdout.partition("== 5. Summary")[2]
-        assert "validation perplexity: " in page and "micro-F1 on 32 evaluation rows" in page and "the same model before post-training" in page
+        assert (
+            "validation perplexity: " in page and "micro-F1 on 32 evaluation rows" in page and "the same model before post-training" in page
+        )
         paths = [Path(line.split()[0]) for line in page.partition("look at:")[2].splitlines() if line.strip()]
         assert len(paths) == 6 and all(path.exists() for path in paths), page
 
