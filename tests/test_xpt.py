@@ -300,6 +300,11 @@ def test_a_new_run_from_the_weights_of_another(finished: Path, tmp_path: Path) -
         assert torch.equal(value, expected), name
     losses = {row["step"]: row["valid_loss"] for row in read_rows(finished / "run" / "metrics.jsonl") if "valid_loss" in row}
     assert read_rows(tmp_path / "run" / "metrics.jsonl")[0]["valid_loss"] == pytest.approx(losses[30], rel=1e-3)
+    card = tmp_path / "run" / "model" / "README.md"
+    assert "It began from the weights of `run/checkpoints/step-30`" in card.read_text()
+    card.write_text("edited")
+    done = launch(finished, "--output-dir", str(tmp_path / "run"), "--init-from", str(source), "--set", "stages.0.steps=5", ranks=1)
+    assert done.returncode == 0 and card.read_text() == "edited", done.stderr  # a finished run has nothing to do
     done = launch(finished, "--output-dir", str(tmp_path / "new"), "--init-from", str(source), "--set", "surgery.itl=input", ranks=1)
     assert done.returncode == 2 and "tensors differ" in done.stderr and not (tmp_path / "new").exists()
     other = finished / "run" / "checkpoints" / "step-0"  # the run that stands there began from another's weights

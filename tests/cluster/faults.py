@@ -125,7 +125,7 @@ def resume(lab: Lab, root: Path, run: Path, victim: Host, fewer: bool, local: bo
         raise Failed(f"losses are not the undisturbed run's from {odd} on")
     for a, b in zip(expected, found, strict=True):
         for key in ("loss", "valid_loss"):
-            if key in a and abs(float(str(a[key])) - float(str(b[key]))) > 1e-4 * float(str(a[key])):
+            if a.get(key) is not None and abs(float(str(a[key])) - float(str(b[key]))) > 1e-4 * float(str(a[key])):
                 raise Failed(f"step {a['step']}: {key} {b[key]}, undisturbed {a[key]}")
     checkpoint, problems = newest(run)
     if checkpoint is None or problems or checkpoint.state["step"] != FIRST + SECOND:
