@@ -132,10 +132,10 @@ def export(cell: Cell, share: float, corpus: Path) -> Path:
     """The model after that share of the steps, as a folder."""
     if share == 1:
         return cell.run / "model"
-    steps = max(int(path.name.removeprefix("step-")) for path in (cell.run / "checkpoints").glob("step-*[0-9]"))
     folder = cell.run / f"model-{share}"
-    words = ["-m", "trainer.export", "--checkpoint", str(cell.run / "checkpoints" / f"step-{round(share * steps)}")]
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file():  # while the checkpoints are there
+        steps = max(int(path.name.removeprefix("step-")) for path in (cell.run / "checkpoints").glob("step-*[0-9]"))
+        words = ["-m", "trainer.export", "--checkpoint", str(cell.run / "checkpoints" / f"step-{round(share * steps)}")]
         subprocess.run([sys.executable, *words, "--corpus", str(corpus), "--output-dir", str(folder)], check=True)
     return folder
 
