@@ -171,10 +171,10 @@ def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
 
 
 def draw_scores(arms: list[list[Record]]) -> None:
-    """Micro-F1 of the main result against tokens: a point a seed, the mean with its 95 % interval (t)."""
+    """Micro-F1 of the main result against tokens: a point a seed, the mean with its 95 % interval (t). The axis has no place for none."""
     with picture("scores", "KLUE-RE micro-F1") as axes:
         for found in arms:
-            points = sorted((row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"])
+            points = sorted((row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"] if row["tokens"])
             places = sorted({place for place, _ in points})
             scores = [[score for place, score in points if place == at] for at in places]
             half = [t.ppf(0.975, len(s) - 1) * statistics.stdev(s) / len(s) ** 0.5 if len(s) > 1 else 0.0 for s in scores]
