@@ -382,5 +382,16 @@ def test_a_hostfile_that_is_not_there_is_no_smaller_run(finished: Path, tmp_path
 
 def test_the_plan_is_printed_and_nothing_is_written(finished: Path, tmp_path: Path) -> None:
     done = launch(finished, "--dry-run", "--output-dir", str(tmp_path / "new"), ranks=1)
-    assert done.returncode == 0 and "40,960 tokens" in done.stdout and "state/rank" in done.stdout
+    assert done.returncode == 0 and "40,960 tokens" in done.stdout and "state/rank" in done.stdout, done.stderr
+    # what trains in each stage is what had Adam steps at its end, what is frozen the rest
+    whole, found = Checkpoint.open(finished / "run" / "checkpoints" / "step-80"), []
+    for step in (30, 80):
+        trained = Checkpoint.open(finished / "run" / "checkpoints" / f"step-{step}").adam_steps
+        sizes = {name: math.prod(shape) for name, shape in whole.shapes.items()}
+        found.append([sum(sizes[name] for name in trained), sum(sizes[name] for name in sizes.keys() - trained.keys())])
+    rows = [line.split() for line in done.stdout.splitlines() if line.split()[:1] in (["one"], ["two"])]
+    assert [[int(word.replace(",", "")) for word in row[1:4]] for row in rows] == [[*found[0], 30], [*found[1], 50]]
+    recipe, corpus = load_recipe(finished / "recipe.yaml", []), Corpus.open(finished / "corpus")
+    blocks = PACKINGS[recipe.packing](corpus.split("train"), 16, SpecialIds(0, 0, 0, 0, 0, 0), recipe.masking, 0).num_blocks
+    assert f"{80 * 32 / blocks:.2f} epochs of {blocks:,} blocks" in done.stdout
     assert not (tmp_path / "new").exists()
