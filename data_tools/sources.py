@@ -60,7 +60,8 @@ def _walk(path: Path) -> Iterator[Path]:
     """The files below, links to folders followed, each folder once."""
     seen = set()
     for folder, folders, names in os.walk(path, followlinks=True):
-        folders.sort()  # which of two ways into a folder is taken must not depend on the file system
+        # which of two ways into a folder is taken must not depend on the file system
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()

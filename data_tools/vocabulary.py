@@ -254,8 +254,14 @@ def build_tokenizer(model_bytes: bytes) -> Tokenizer:
 
 
 def _place_within(token: str, known: set[str]) -> str:
-    """Of the text that spells a special token, the first place that does not part two unknown characters: those are one unknown piece."""
-    cut = next((place for place in range(1, len(token)) if not known.isdisjoint(token[place - 1 : place + 1])), 1)
+    """Of the text that spells a special token, the first place that no piece may span and that does not part two unknown characters, which
+    would be one unknown piece."""
+
+    def goodness(place: int) -> int:
+        around = token[place - 1 : place + 1]
+        return 2 * (not known.isdisjoint(around)) + (not any(around in piece for piece in known.difference(SPECIAL_TOKENS)))
+
+    cut = max(range(1, len(token)), key=goodness)
     return f"(?<={token[:cut]})(?={token[cut:]})"
 
 

@@ -1,8 +1,10 @@
 """Stage changes under ZeRO-2, against plain single-process PyTorch: the claim that the project exists for."""
 
+import errno
 import gc
 import json
 import math
+import os
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +231,49 @@ def spoil(folder: Path, ds_config: Path) -> None:
 def test_a_frozen_weight_that_moves_by_a_bit_and_a_set_that_is_another_are_seen(tmp_path: Path) -> None:
     run = start_run(tmp_path / "run", "bert", TWO_STAGES, 1)
     run_on_ranks(spoil, 1, tmp_path, run, write_ds_config(tmp_path, BATCH, "bf16"))
+
+
+def save_watched(folder: Path, ds_config: Path) -> None:
+    """What a checkpoint is made of is on the disk before its marker, and before `save` returns when the next stage needs it."""
+    from data_tools.errors import RunError
+    from trainer import engine as engines
+    from trainer.checkpoint import newest
+    from trainer.ranks import Ranks
+
+    engines.start()
+    checkpoint, _ = newest(folder)
+    assert checkpoint is not None
+    recipe, ranks = make_recipe(TWO_STAGES, 9), Ranks.current()
+    parts = split_parts(checkpoint.shapes, architecture_of(checkpoint.state["model_config"]), 4, "both")
+    train, config = trainable(recipe.stages[0], parts), engines.DeepSpeedConfig.load(ds_config)
+    engine = engines.StageEngine(checkpoint, train, config, OPTIMIZER, 0.0, BATCH, torch.device("cpu"))
+    state, saver, fsync, full = TrainState.of(checkpoint), Saver(folder, recipe, ranks, checkpoint, print), os.fsync, False
+
+    def watched(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
+        if full and synced[-1].startswith("moments"):
+            raise OSError(errno.ENOSPC, "no room")
+        fsync(descriptor)
+
+    os.fsync = watched
+    for needed in (False, True):
+        state.step, synced = state.step + 1, list[str]()
+        files = [f"{kind}-{state.step}-0.safetensors" for kind in ("weights", "moments")]
+        saver.save(state, engine, {}, needed=needed)
+        assert not needed or synced == files
+        saver.finish()
+        assert synced[:4] == [*files, "state.json", "complete.json"], synced
+    state.step, full = state.step + 1, True
+    saver.save(state, engine, {}, needed=False)
+    with pytest.raises(RunError, match=rf"step-{state.step} could not be written .*no room.*step-{state.step - 1} is the last good"):
+        saver.finish()
+    os.fsync = fsync
+    engine.close()
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_counts(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run", "bert", TWO_STAGES, 1)
+    run_on_ranks(save_watched, 1, tmp_path, run, write_ds_config(tmp_path, BATCH, "fp32"))
 
 
 def test_buckets_fit_the_model() -> None:

@@ -571,6 +571,11 @@ def test_a_run_that_another_process_holds_is_left_to_it(work, tmp_path, monkeypa
         assert other.stdout and other.stdout.readline()
         with pytest.raises(UserError, match=f"process {other.pid} .* is at work there"):
             train(settings(work, output))
+        (output / "lock").write_text("process 1 on another-host\n")  # NFS 3 keeps the lock of a host that died
+        monkeypatch.setattr("data_tools.lock.FAR_SECONDS", 0.4)
+        monkeypatch.setattr("data_tools.lock.WAIT_SECONDS", 99.0)
+        with pytest.raises(UserError, match=rf"process 1 on another-host is at work there.*if that host is down, remove {output}/lock"):
+            train(settings(work, output))
         assert [entry.name for entry in output.iterdir()] == ["lock"]
         other.kill()
     train(settings(work, output, epochs=1))

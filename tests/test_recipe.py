@@ -56,6 +56,9 @@ BAD = {
     "surgery.embedding_init=dictionary": "needs surgery.lexicon",
     "sequence_length": "expected key=value",
     "stages.0.train=[head: [2]": "not YAML",
+    "stages.0.train=[head, encoder[0:2]": "not YAML",
+    "stages.0.train=[encoder[0:2], [head]]": "not YAML",
+    "stages=[{name: a, train: [encoder[0:2]], steps: 2}]": "not YAML.*quote parts",
 }
 
 
@@ -166,6 +169,8 @@ def test_ds_configs(tmp_path: Path) -> None:
     assert DeepSpeedConfig.load(ds_config(tmp_path)).accumulation(32, 2) == 4
     with pytest.raises(UserError, match="30 does not divide into 2 ranks x micro-batches of 4"):
         DeepSpeedConfig.load(ds_config(tmp_path)).accumulation(30, 2)
+    off: dict[str, object] = {"wall_clock_breakdown": False, "flops_profiler": {"enabled": False}, "data_types": {"grad_accum_dtype": None}}
+    DeepSpeedConfig.load(ds_config(tmp_path, **off, zero_optimization={"stage": 2, "offload_optimizer": {"device": "none"}}))
     for change, message in [
         ({"gradient_accumulation_steps": 2}, "belongs to the recipe"),
         ({"optimizer": {}}, "belongs to the recipe"),
@@ -177,6 +182,13 @@ def test_ds_configs(tmp_path: Path) -> None:
         ({"zero_optimization": 2}, "zero_optimization must be an object"),
         ({"zero_optimization": {"stage": 2, "reduce_bucket_sizes": 9}}, "zero_optimization.reduce_bucket_sizes: Extra inputs"),
         ({"zero_optimization": {"stage": 2, "reduce_bucket_size": "big"}}, "zero_optimization.reduce_bucket_size: .*found 'big'"),
+        (
+            {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}},
+            "reduce_bucket_size must be a number of elements, found 'auto'",
+        ),
+        ({"communication_data_type": "fp17"}, "communication_data_type must be fp32, bf16 or fp16, found 'fp17'"),
+        ({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, "bf16_master_weights_and_grads keeps no fp32 values"),
+        ({"wall_clock_breakdown": True}, "wall_clock_breakdown is not used here; remove it"),
         ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer keeps the optimizer's state"),
         ({"bf16": {"enable": True}}, "bf16.enable: Extra inputs"),
         ({"bf16": {"enabled": "false"}}, "bf16.enabled must be true or false, found 'false'"),

@@ -63,7 +63,9 @@ def test_the_task_passes_slurms_signal_on_to_the_ranks_and_waits_for_them(tmp_pa
     with subprocess.Popen(["bash", str(SCRIPT)], env=environment) as batch:
         while not (tmp_path / "ready").exists() and batch.poll() is None:
             time.sleep(0.05)
-        os.kill(int((tmp_path / "task").read_text()), signal.SIGTERM)
+        for _ in range(2):  # preemption on top of the time limit
+            os.kill(int((tmp_path / "task").read_text()), signal.SIGTERM)
+            time.sleep(0.3)
         assert batch.wait(20) == 143 and (tmp_path / "saved").exists()
 
 

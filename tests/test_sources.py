@@ -164,6 +164,10 @@ def test_directories_are_walked_in_sorted_order(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "far.txt").write_text("글")
     found = [file.relative_to(tmp_path).as_posix() for file in list_files([tmp_path / "b"])]
     assert found == ["b/disk/far.txt", "b/wiki_00", "b/wiki_01"]
+    (tmp_path / "linked" / ".store").mkdir(parents=True)
+    (tmp_path / "linked" / ".store" / "a.txt").write_text("글")
+    (tmp_path / "linked" / "text").symlink_to(".store")
+    assert [file.relative_to(tmp_path).as_posix() for file in list_files([tmp_path / "linked"])] == ["linked/text/a.txt"]
     (tmp_path / "empty").mkdir()
     for path, message in ((tmp_path / "empty", "without files"), (tmp_path / "none", "found nothing there")):
         with pytest.raises(UserError, match=message):

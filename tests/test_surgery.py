@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, RobertaConfig, XLNetConfig
 
 from data_tools.errors import UserError
 from tests.tiny import KOREAN, make_seed, make_tokenizer
-from trainer.recipe import Recipe, Stage
+from trainer.recipe import Recipe, Stage, Surgery
 from trainer.surgery import check_ingredients, load_seed, load_seed_config, operate, xpt_config
 
 TOKENIZER = make_tokenizer(KOREAN, 60)
@@ -144,16 +144,16 @@ def test_refusals(tmp_path: Path) -> None:
         load_seed_config(str(tmp_path / "damaged"))
     make_seed(tmp_path / "whole", "roberta")
     (tmp_path / "lexicon").write_text("a\tb\n")
-    check_ingredients(str(tmp_path / "whole"), "dictionary", tmp_path / "lexicon")
-    check_ingredients(str(tmp_path / "whole"), "anchors", tmp_path / "none")
+    check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="dictionary", lexicon=tmp_path / "lexicon"))
+    check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="anchors", lexicon=tmp_path / "none"))
     with pytest.raises(UserError, match=r"lexicon .*none: no such file"):
-        check_ingredients(str(tmp_path / "whole"), "dictionary", tmp_path / "none")
+        check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="dictionary", lexicon=tmp_path / "none"))
     (tmp_path / "whole" / "model.safetensors").unlink()
     with pytest.raises(UserError, match="no safetensors weights"):
-        check_ingredients(str(tmp_path / "whole"), "random", None)
+        check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="random", lexicon=None))
     (tmp_path / "whole" / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
-        check_ingredients(str(tmp_path / "whole"), "random", None)
+        check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="random", lexicon=None))
     with pytest.raises(UserError, match="no Python package"):
         load_seed_config("package:no_such_package/model")
     make_seed(tmp_path / "seed", "bert")

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def any_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("any")
     model_type, byte_fallback = request.param
-    sentences = invented_sentences(3000, 0) + ["a < b > s u n k / m p d"] * 200
+    sentences = invented_sentences(3000, 0) + ["a < b > s u n k / m p d", "a </b </b"] * 200
     size = 400 + 256 * byte_fallback if model_type == "bpe" else 180 + 256 * byte_fallback
     model = train_vocabulary(sentences, size, model_type, 0.999, byte_fallback)
     assert model == train_vocabulary(sentences, size, model_type, 0.999, byte_fallback)
@@ -79,7 +79,7 @@ ADVERSARIAL = [
     "ｶﾞｷﾞ か\u3099 אָ שּׁ क़ \u0958 \u0b47\u0b3e مُتَصَرِّف",
     "▁▁a▁b ▁",
     "<0x41> a<0xEC><0x9D> <0x4>",
-    "＜mask＞ 끝＜/s＞ ＜s＞＜unk＞a ＜pad＞＜ｓ＞ ＜masks＞ ＜0x41＞",
+    "＜mask＞ 끝＜/s＞ ＜s＞＜unk＞a ＜pad＞＜ｓ＞ ＜masks＞ ＜0x41＞ 나라 ＜／ｓ＞ ＜／",
     "\ufdd0a\ufdd1b\ufdd2",
     "나라" * 5000,
     "ㅋ" * 10000,

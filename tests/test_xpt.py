@@ -1,5 +1,6 @@
 """The launched script itself: `deepspeed ... trainer/xpt.py` on two CPU ranks."""
 
+import errno
 import json
 import math
 import os
@@ -148,10 +149,19 @@ def test_on_a_full_disk_rows_wait_for_room(tmp_path: Path, capsys: pytest.Captur
         journal.record({"step": step, "stage": "one"})
         assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == list(range(1, 2 if step in (2, 3) else step + 1))
     assert capsys.readouterr().out.count("WARNING") == 1
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    board, journal._board = journal._board, SimpleNamespace(add_scalar=refuse, flush=refuse, close=refuse)  # type: ignore[assignment]
+    assert board
+    board.close()
+    journal.record({"step": 5.5, "stage": "one", "loss": 1.0})
+    assert journal._board is None and capsys.readouterr().out.count("WARNING") == 1
     journal._file = Full(journal._file)
     journal.record({"step": 6, "stage": "one"})
     with pytest.raises(OSError, match="No space left"):
-        journal.close()
+        journal.catch_up()
     journal = Journal(tmp_path, main, 5, 9, 9, patient=False)
     journal._file = Full(journal._file)
     with pytest.raises(OSError, match="No space left"):
@@ -354,6 +364,7 @@ def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Pa
         (("--recipe", "README.md/x"), "recipe README.md/x: not a YAML file"),
         (("--output-dir", "README.md"), "--output-dir README.md: expected a folder, found a file"),
         (("--set", "surgery.embedding_init=dictionary", "surgery.lexicon=README.md/x"), "lexicon README.md/x: cannot be read"),
+        (("--dry-run", "--set", "surgery.embedding_init=dictionary", "surgery.lexicon=none"), "lexicon none: no such file"),
     ]
     for arguments, message in cases:
         done = launch(finished, *new_run, *arguments, ranks=1)

@@ -70,8 +70,7 @@ def main() -> None:
     findings = Findings()
     master = address_of(next(iter(slots)))
     folders = {"run": str(recipe.output_dir), "corpus": str(recipe.corpus), "seed": recipe.seed_model}
-    surgery = {"embedding_init": recipe.surgery.embedding_init, "lexicon": recipe.surgery.lexicon and str(recipe.surgery.lexicon)}
-    asked = {"master": master, "port": arguments.master_port, **folders, **surgery}
+    asked = {"master": master, "port": arguments.master_port, **folders, "surgery": recipe.surgery.model_dump(mode="json")}
     hosts = in_parallel(slots, lambda host: ask(host, asked))
     judge_hosts(hosts, slots, findings)
     judge_recipe(recipe, config, hosts, slots, findings)

@@ -54,14 +54,19 @@ KNOWN = (
     "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "steps_per_print", "memory_breakdown", "dump_state",
     "comms_logger",
 )  # fmt: skip
-"""DeepSpeed would pass over any other key of a ds_config in silence, misspelt ones among them."""
+"""Keys of a ds_config that may be on. What DeepSpeed does not know, misspelt ones among them, it would pass over in silence; of the rest
+nothing is tried (wall_clock_breakdown stops timers that were never started)."""
 NOT_KEPT = {
-    "round_robin_gradients": "lays parameters out in an order that is not kept here",
-    "parameter_alignment": "lays parameters out in an order that is not kept here",
-    "offload_optimizer": "keeps the optimizer's state in another place than a stage change reads it from",
-    "offload_param": "belongs to ZeRO-3",
-    "cpu_offload": "keeps the optimizer's state in another place than a stage change reads it from",
+    "zero_optimization.round_robin_gradients": "lays parameters out in an order that is not kept here",
+    "zero_optimization.parameter_alignment": "lays parameters out in an order that is not kept here",
+    "zero_optimization.offload_optimizer": "keeps the optimizer's state in another place than a stage change reads it from",
+    "zero_optimization.cpu_offload": "keeps the optimizer's state in another place than a stage change reads it from",
+    "zero_optimization.offload_param": "belongs to ZeRO-3",
+    "bf16.bf16_master_weights_and_grads": "keeps no fp32 values to write into a checkpoint",
+    "bf16.bf16_optimizer_states": "keeps no fp32 values to write into a checkpoint",
+    "fp16.fp16_master_weights_and_grads": "keeps no fp32 values to write into a checkpoint",
 }
+_DTYPES = (None, "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -88,16 +93,17 @@ class DeepSpeedConfig:
         for key, owner in OWNED_BY_RECIPE.items():
             if key in settings:
                 raise UserError(f"ds_config {path}: {key} belongs to the recipe ({owner}); remove it from the ds_config")
-        for key in settings:
-            if key not in KNOWN:
-                near = difflib.get_close_matches(key, KNOWN, n=1)
+        for key, value in settings.items():
+            if key not in KNOWN and not _is_off(value):
+                near = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.7)
                 raise UserError(f"ds_config {path}: {key} is not used here" + (f"; {near[0]} is" if near else "; remove it"))
         for key in ("zero_optimization", "bf16", "fp16", "data_types"):
             if not isinstance(settings.get(key, {}), dict):
                 raise UserError(f'ds_config {path}: {key} must be an object such as {{"enabled": true}}, found {settings[key]!r}')
-        for key, reason in NOT_KEPT.items():
-            if settings.get("zero_optimization", {}).get(key):
-                raise UserError(f"ds_config {path}: zero_optimization.{key} {reason}; remove it")
+        for name, reason in NOT_KEPT.items():
+            section, _, key = name.partition(".")
+            if not _is_off(settings.get(section, {}).get(key)):
+                raise UserError(f"ds_config {path}: {name} {reason}; remove it")
         stage = settings.get("zero_optimization", {}).get("stage")
         if stage not in (1, 2):
             raise UserError(f"ds_config {path}: zero_optimization.stage must be 1 or 2, found {stage}")
@@ -134,6 +140,13 @@ class DeepSpeedConfig:
         return global_batch // together
 
 
+def _is_off(value: Any) -> bool:
+    """Whether a setting says that something is not to be: false, null, {}, {"enabled": false}, {"device": "none"}."""
+    if isinstance(value, dict):
+        return not value or value.get("enabled") is False or value.get("device", "") in ("none", None)
+    return value is None or value is False
+
+
 def _as_deepspeed_reads_it(settings: dict[str, Any], path: Path) -> None:
     """Raise UserError for a key or a value in a section that DeepSpeed would refuse, which it does only when a stage begins."""
     readers = {"zero_optimization": get_zero_config, "bf16": get_bfloat16_config, "fp16": get_float16_config}
@@ -146,9 +159,17 @@ def _as_deepspeed_reads_it(settings: dict[str, Any], path: Path) -> None:
             raise UserError(f"ds_config {path}: {place}: {first['msg']}, found {first['input']!r}") from None
         except (ValueError, TypeError, AssertionError) as error:
             raise UserError(f"ds_config {path}: {section}: {error}") from None
-    kind = settings.get("data_types", {}).get("grad_accum_dtype", "fp32")
-    if kind not in ("fp32", "bf16", "fp16"):
-        raise UserError(f"ds_config {path}: data_types.grad_accum_dtype must be fp32, bf16 or fp16, found {kind!r}")
+    kinds = {
+        "data_types.grad_accum_dtype": settings.get("data_types", {}).get("grad_accum_dtype"),
+        "communication_data_type": settings.get("communication_data_type"),
+    }
+    for name, kind in kinds.items():
+        if kind not in _DTYPES:
+            raise UserError(f"ds_config {path}: {name} must be fp32, bf16 or fp16, found {kind!r}")
+    for name in ("reduce_bucket_size", "allgather_bucket_size"):
+        size = settings["zero_optimization"].get(name, 1)
+        if isinstance(size, str):  # "auto", which DeepSpeed's model of the section lets pass
+            raise UserError(f"ds_config {path}: zero_optimization.{name} must be a number of elements, found {size!r}")
 
 
 def fitting_buckets(zero: dict[str, Any], trainable: int) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from typing import Any
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError
 from trainer.installation import installed
+from trainer.recipe import Surgery
 from trainer.storage import nearest_folder
 from trainer.surgery import check_ingredients, load_seed_config
 
 
 def facts(asked: dict[str, Any]) -> dict[str, Any]:
     """asked: `master`, the first host's address; `port`, which rank 0 will listen at; `run`, a folder; to be checked: `corpus`, `seed`, and
-    on the first host what surgery needs: `embedding_init`, `lexicon`."""
+    on the first host what `surgery` needs."""
     import torch  # takes seconds, and may be what is broken
 
     pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
@@ -35,7 +36,7 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     try:
         if address == asked["master"]:  # surgery is rank 0's
-            check_ingredients(asked["seed"], asked["embedding_init"], Path(asked["lexicon"]) if asked["lexicon"] else None)
+            check_ingredients(asked["seed"], Surgery.model_validate(asked["surgery"]))
         else:
             load_seed_config(asked["seed"])
     except UserError as error:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Journal:
         self._seen = {row["step"] for row in cut_off(run / "metrics.jsonl", step)}
         self._file = open(run / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115  (closed in close)
         self._waiting, self._patient = b"", patient
+        threading.excepthook = _without_tensorboards
         self._board: SummaryWriter | None = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else 0)
         self._bar = tqdm(
             total=total_steps * tokens_per_step, initial=step * tokens_per_step, unit="tok", unit_scale=True, dynamic_ncols=True,
@@ -101,16 +103,29 @@ class Journal:
         if say:
             self.say(f"WARNING: {error.filename or 'metrics'}: {error.strerror}; going on, make room")
 
+    def catch_up(self) -> None:
+        """Write the rows that wait for room. Raises OSError when there still is none."""
+        if self._main and self._waiting:
+            self._patient = False
+            self._append(b"")
+
     def close(self) -> None:
-        """Raises OSError when rows still wait for room."""
+        """Raises as `catch_up` does."""
         if self._main:
             self._bar.close()
-            if self._waiting:
-                self._patient = False
-                self._append(b"")
+            self.catch_up()
             self._file.close()
             if self._board:
-                self._board.close()
+                try:
+                    self._board.close()
+                except OSError as error:
+                    self._survive(error, True)
+
+
+def _without_tensorboards(happened: threading.ExceptHookArgs) -> None:
+    """Its writing thread ends by a full disk with a traceback; the next call of the writer raises the same error, which is dealt with."""
+    if not (isinstance(happened.exc_value, OSError) and type(happened.thread).__module__.startswith("tensorboard")):
+        threading.__excepthook__(happened)
 
 
 def cut_off(path: Path, step: int) -> list[dict[str, Any]]:

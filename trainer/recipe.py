@@ -4,6 +4,7 @@ A recipe is a YAML file; `--set key=value` changes single entries (`--set stages
 work is spread over a machine (micro-batch, precision, ZeRO, buckets) is not here but in the ds_config.
 """
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,6 +209,9 @@ def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:
         raise UserError(f"recipe {path}:\n" + "\n".join(_problem(item) for item in error.errors())) from None
 
 
+_PART = r"[a-z]+(\[-?\d*:-?\d*\])?"
+
+
 def _apply(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -215,11 +219,11 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     try:
         value = _plain_number(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        inside = text.strip()
-        if not (inside.startswith("[") and inside.endswith("]") and "encoder[" in inside):
-            raise UserError(f"--set {override}: the value is not YAML ({str(error).splitlines()[0]}); mend it") from None
         # `train` without the quotes around encoder[0:2], which pdsh's shell takes away from whoever writes them
-        value = [part.strip().strip("'\"") for part in inside[1:-1].split(",")]
+        value = [part.strip().strip("'\"") for part in text.strip()[1:-1].split(",")]
+        if not (key.endswith(".train") and re.fullmatch(r"\s*\[.*\]\s*", text) and all(re.fullmatch(_PART, part) for part in value)):
+            reason = str(error).splitlines()[0]
+            raise UserError(f'--set {override}: the value is not YAML ({reason}); quote parts with brackets: ["encoder[0:2]"]') from None
     place: Any = settings
     *parents, last = key.split(".")
     try:

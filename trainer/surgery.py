@@ -101,7 +101,7 @@ def load_seed(seed_model: str) -> Seed:
     return Seed(seed_model, config, architecture, weights, tokenizer)
 
 
-def check_ingredients(seed_model: str, embedding_init: str, lexicon: Path | None) -> None:
+def check_ingredients(seed_model: str, surgery: Surgery) -> None:
     """Raises UserError, without loading weights, for what `load_seed` and the first embeddings would lack on this host."""
     source = locate_model(seed_model)
     load_seed_config(seed_model)
@@ -116,8 +116,8 @@ def check_ingredients(seed_model: str, embedding_init: str, lexicon: Path | None
         there = any(isinstance(huggingface_hub.try_to_load_from_cache(source, name), str) for name in names) or _offered(source, names)
     if not there:
         raise UserError(f"seed_model {seed_model}: no safetensors weights in it, or none that can be had from here")
-    if embedding_init == "dictionary" and lexicon:
-        read_lexicon(lexicon)
+    if surgery.embedding_init == "dictionary" and surgery.lexicon:
+        read_lexicon(surgery.lexicon)
 
 
 def _offered(repository: str, names: tuple[str, ...]) -> bool:

@@ -11,6 +11,7 @@ What it would do, without doing it: add --dry-run. Interrupted? The same command
 import argparse
 import copy
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,9 +73,8 @@ def main() -> None:
     config = DeepSpeedConfig.load(arguments.ds_config)
     run = open_run(recipe, config, ranks)
     if arguments.dry_run:
-        if not checkpoint_paths(recipe.output_dir) and not arguments.init_from:
-            surgery = recipe.surgery
-            ranks.on_main(lambda: check_ingredients(recipe.seed_model, surgery.embedding_init, surgery.lexicon))
+        begins = not (arguments.init_from or checkpoint_paths(run.folder))
+        ranks.on_main(lambda: check_ingredients(recipe.seed_model, recipe.surgery) if begins else None)
         if ranks.is_main:
             whole = config.sums_gradients(ranks.device, run.accumulation)
             place = ranks.world_size, config.dtype, run.accumulation, config.micro_batch, whole
@@ -254,7 +254,10 @@ def refuse_other_run(run: Run, checkpoint: Checkpoint) -> None:
 def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     """Stage after stage from `checkpoint` to the export."""
     recipe, state = run.recipe, TrainState.of(checkpoint)
+    exported = run.folder / "model"
     already_done, patient = state.step == recipe.total_steps, recipe.on_save_failure == "warn"
+    if ranks.is_main and state.step == 0:
+        shutil.rmtree(exported, ignore_errors=True)  # of a run that is no more
     journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step, patient)
     if ranks.device.type == "cpu" and not cpu_kernels.available():
         journal.say("no CPU kernels of these sources for this processor: slower; install a C++ compiler, then the package again")
@@ -265,7 +268,7 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
         train_stage(run, ranks, journal, state, saver, index, stop)
     saver.finish()
     watchdog.close()
-    exported = run.folder / "model"
+    journal.catch_up()
     if ranks.is_main and not (already_done and (exported / "config.json").is_file()):  # what has been edited there since stays
         scores = [row for row in read_rows(run.folder / "metrics.jsonl") if "valid_loss" in row][-1]
         export(saver.last, run.corpus, exported, {key: scores[key] for key in ("valid_loss", "valid_perplexity")})
