@@ -251,7 +251,7 @@ def static_vectors(split: "IndexedDataset", vocab_size: int, seed: int) -> tuple
 
     Truncated SVD of the positive pointwise mutual information with the commonest pieces before and after (Levy, Goldberg and
     Dagan, TACL 2015), counted in at most STATIC_TOKENS tokens. On corpora of this size far better than skip-gram vectors that
-    take as long: with 12 million tokens 49 of 100 held-out translations are among the 10 nearest, not 31.
+    take as long: with 12 million tokens 49 of 100 held-out pieces have a translation among the 10 nearest, not 31.
     """
     tokens = sample_of(split.tokens, STATIC_TOKENS)
     counts = np.bincount(tokens, minlength=vocab_size)
