@@ -19,6 +19,11 @@ class RunError(Exception):
     """Something outside the program broke a run (a full disk, a loss that is not finite): exit status 1, and no traceback."""
 
 
+def first_line(error: Exception) -> str:
+    """What a library's exception says, short enough for a message; its type when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main` and end the process as the contract says: no traceback for a user's mistake, exit status 2."""
     try:

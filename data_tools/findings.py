@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.corpus import SPLITS, Corpus
-from data_tools.errors import UserError
+from data_tools.errors import UserError, first_line
 from data_tools.packages import locate_model
 from data_tools.vocabulary import UNKNOWN_ID, load_processor
 
@@ -117,5 +117,4 @@ def _load_tokenizer(model: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(locate_model(model), trust_remote_code=False)
     except Exception as error:  # what a damaged file makes of transformers is anyone's guess
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--seed-model {model}: its tokenizer cannot be loaded ({reason}).") from error
+        raise UserError(f"--seed-model {model}: its tokenizer cannot be loaded ({first_line(error)}).") from error

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, first_line
 from trainer.entity_head import HEAD_FILE, EntityClassifier
 from trainer.forward import write_out_encoder
 from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens
@@ -137,7 +137,7 @@ def load_classifier(source: str) -> Classifier:
             classifier.model.load_head(str(cached_file(source, HEAD_FILE)))  # in a folder, or from the Hub
         except Exception as error:
             raise UserError(
-                f"--model {source}: expected {HEAD_FILE} beside the model, with a head of its width, found: {_first_line(error)}; "
+                f"--model {source}: expected {HEAD_FILE} beside the model, with a head of its width, found: {first_line(error)}; "
                 "copy it there, or fine-tune anew (`klue_re.py train`)"
             ) from None
     classifier.padding_counts = _padding_counts(classifier)
@@ -250,7 +250,7 @@ def _load_config(source: str) -> transformers.PretrainedConfig:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
         raise UserError(
-            f"--model {source}: expected a model folder or Hub id, found none that loads ({_first_line(error)}); repair it or give another"
+            f"--model {source}: expected a model folder or Hub id, found none that loads ({first_line(error)}); repair it or give another"
         ) from None
 
 
@@ -267,7 +267,7 @@ def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # the library raises whatever the parser of that kind of file raises
         raise UserError(
-            f"--model {source}: expected a tokenizer that transformers can load, found: {_first_line(error)}; save it anew, or give another"
+            f"--model {source}: expected a tokenizer that transformers can load, found: {first_line(error)}; save it anew, or give another"
         ) from None
     if not tokenizer.is_fast:
         raise UserError(f"--model {source}: expected a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}; convert it first")
@@ -321,7 +321,7 @@ def _load_model(source: str, head: str, **settings: object) -> tuple[PreTrainedM
         )
     except Exception as error:
         raise UserError(
-            f"--model {source}: expected a model that {auto_class.__name__} loads from safetensors, found: {_first_line(error)}; "
+            f"--model {source}: expected a model that {auto_class.__name__} loads from safetensors, found: {first_line(error)}; "
             "save it anew, or give another"
         ) from None
     write_out_encoder(model)
@@ -356,7 +356,3 @@ def _classes_of_labels(id2label: dict, source: str) -> tuple[int, ...]:
 def _few(names: Iterable[str]) -> str:
     names = sorted(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, Pretra
 from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
-from data_tools.errors import UserError
+from data_tools.errors import UserError, first_line
 from data_tools.packages import locate_model
 from trainer.architecture import Architecture, architecture_of
 from trainer.embedding_init import initial_embeddings, read_lexicon, sample_of
@@ -30,13 +30,9 @@ def load_seed_config(seed_model: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(locate_model(seed_model), trust_remote_code=False)
     except Exception as error:  # what a damaged file makes of transformers is anyone's guess
-        raise UserError(f"seed_model {seed_model}: expected a folder or hub id with a config.json: {_first_line(error)}") from None
+        raise UserError(f"seed_model {seed_model}: expected a folder or hub id with a config.json: {first_line(error)}") from None
     architecture_of(config, f"seed_model {seed_model}")
     return config
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def xpt_config(seed_config: PretrainedConfig, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
@@ -91,7 +87,7 @@ def load_seed(seed_model: str) -> Seed:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
         raise UserError(
-            f"seed_model {seed_model}: expected a folder or hub id with config, safetensors weights and tokenizer: {_first_line(error)}"
+            f"seed_model {seed_model}: expected a folder or hub id with config, safetensors weights and tokenizer: {first_line(error)}"
         ) from None
     missing = set(info["missing_keys"])
     lacking = [name for name in missing if name.startswith(architecture.base + ".") and "pooler" not in name]
@@ -108,7 +104,7 @@ def check_ingredients(seed_model: str, surgery: Surgery) -> None:
     try:
         AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
-        raise UserError(f"seed_model {seed_model}: its tokenizer cannot be loaded ({_first_line(error)})") from None
+        raise UserError(f"seed_model {seed_model}: its tokenizer cannot be loaded ({first_line(error)})") from None
     names = ("model.safetensors", "model.safetensors.index.json")
     if Path(source).is_dir():
         there = any((Path(source) / name).is_file() for name in names)

@@ -53,7 +53,6 @@ from trainer.schedule import learning_rate
 from trainer.stages import trainable
 from trainer.state import Saver, TrainState, save_seed, save_weights
 from trainer.storage import Storage
-from trainer.surgery import check_ingredients
 from trainer.watchdog import Watchdog
 
 
@@ -74,7 +73,7 @@ def main() -> None:
     run = open_run(recipe, config, ranks)
     if arguments.dry_run:
         begins = not (arguments.init_from or checkpoint_paths(run.folder))
-        ranks.on_main(lambda: check_ingredients(recipe.seed_model, recipe.surgery) if begins else None)
+        ranks.on_main(lambda: surgery.check_ingredients(recipe.seed_model, recipe.surgery) if begins else None)
         if ranks.is_main:
             whole = config.sums_gradients(ranks.device, run.accumulation)
             place = ranks.world_size, config.dtype, run.accumulation, config.micro_batch, whole
