@@ -4,6 +4,7 @@ Exit status 2: the user gave something that cannot be used. Exit status 1: somet
 """
 
 import errno
+import io
 import sys
 from collections.abc import Callable
 
@@ -26,6 +27,8 @@ def first_line(error: Exception) -> str:
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main` and end the process as the contract says: no traceback for a user's mistake, exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
     try:
         main()
     except UserError as error:

@@ -1,6 +1,7 @@
 """Fine-tuning and evaluation end to end on a tiny BERT made here: learning, interruption, the saved folder, the commands, bad input."""
 
 import json
+import os
 import random
 import runpy
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -25,9 +27,17 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from data_tools.errors import UserError
+from data_tools.errors import RunError, UserError
 from trainer import finetune
-from trainer.classifier import length_limit, load_classifier, new_classifier, padded_batch, predict_probabilities, quiet_transformers
+from trainer.classifier import (
+    length_limit,
+    load_classifier,
+    new_classifier,
+    padded_batch,
+    predict_probabilities,
+    quiet_transformers,
+    save_classifier,
+)
 from trainer.comparison import compare, named_models
 from trainer.evaluation import evaluate
 from trainer.finetune import epoch_batches, learning_rate, split_hold_out, train
@@ -219,7 +229,9 @@ def test_saves_within_an_epoch_when_it_is_long(work, trained, tmp_path, monkeypa
 
 def test_finished_run_is_left_alone_and_other_settings_are_refused(work, trained, capsys):
     before = (trained / "model.safetensors").stat().st_mtime_ns
+    (trained / "checkpoints" / "step-48").mkdir(parents=True)  # killed at its very end
     train(settings(work, trained))
+    assert not (trained / "checkpoints").exists()
     assert "already finished" in capsys.readouterr().out and (trained / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"others \(epochs: 4 there, 5 now; seed: 3 there, 4 now\)"):
         train(settings(work, trained, epochs=5, seed=4))
@@ -227,6 +239,30 @@ def test_finished_run_is_left_alone_and_other_settings_are_refused(work, trained
         train(settings(work, trained, train_file=work / "dev.jsonl"))
     with pytest.raises(UserError, match=r"--output-dir .*expected a new or empty folder"):
         train(settings(work, work / "seed"))
+
+
+def test_a_run_does_not_go_on_with_another_vocabulary(work, tmp_path, monkeypatch):
+    seed = copied(work / "seed", tmp_path / "seed")
+    (seed / "vocab.txt").write_text("가\n", encoding="utf-8")
+    monkeypatch.setattr(finetune, "_update", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(work, tmp_path / "D", model=str(seed)))
+    (seed / "vocab.txt").write_text("나\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"others \(model: contents"):
+        train(settings(work, tmp_path / "D", model=str(seed)))
+
+
+def test_dropout_is_of_seed_and_step(work, tmp_path, monkeypatch):
+    drawn: dict[int, list[tuple[float, ...]]] = {}
+
+    def update(*_):
+        drawn.setdefault(seed, []).append(tuple(torch.rand(3).tolist()))
+        return torch.tensor(1.0), torch.tensor(1.0)
+
+    monkeypatch.setattr(finetune, "_update", update)
+    for seed in (0, 1):
+        train(settings(work, tmp_path / f"{seed}", seed=seed, epochs=1))
+    assert [len(of_seed) for of_seed in drawn.values()] == [12, 12] and len({*drawn[0], *drawn[1]}) == 24
 
 
 def test_hold_out_takes_whole_sentences_and_always_the_same(work):
@@ -389,6 +425,9 @@ def test_labels_in_another_order_are_read_by_name(work, trained, tmp_path):
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(trained).save_pretrained(tmp_path)
     assert evaluate(str(tmp_path), work / "dev.jsonl")["per_label"] == expected["per_label"]
+    train(settings(work, tmp_path / "D", model=str(tmp_path), epochs=1, learning_rate=1e-12))  # goes on with what it knows
+    report = json.loads((tmp_path / "D" / "report.json").read_text(encoding="utf-8"))
+    assert report["per_label"] == expected["per_label"] and read_rows(tmp_path / "D" / "metrics.jsonl")[-1]["loss"] < 0.5
 
 
 def copied(source: Path, target: Path, *without: str) -> Path:
@@ -520,6 +559,11 @@ BAD_INPUT: list[tuple[str, Making, tuple[str, ...]]] = [
     ("eval --data {bad}", row("label", None), ("{bad}: 1 problem", "label: expected text, found null", "Correct")),
     ("eval --report {bad}", folder, ("--report {bad}: expected a file to write, found a folder", "name a file")),
     ("eval --predictions {bad}", folder, ("--predictions {bad}: expected a file to write, found a folder", "name a file")),
+    (
+        "eval --predictions {bad}",
+        lambda at, model: at.symlink_to(model.parent / "dev.jsonl"),
+        ("--predictions {bad}: expected a file of its own", "found that of --data", "name another"),
+    ),
     ("eval --report {bad}/R", content(b""), ("{bad}/R: cannot be written", "name another place")),
     ("eval --model {bad}", nothing, ("--model {bad}: no such folder", "give a Hugging Face model folder")),
     (
@@ -611,9 +655,39 @@ def test_blanks_are_filled_and_mistakes_told(work, tmp_path, monkeypatch, capsys
 
 def test_diverging_loss_is_told(work, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "_update", lambda *_: (torch.tensor(float("nan")), torch.tensor(1.0)))
-    with pytest.raises(UserError, match=r"--learning-rate 0\.01: the loss is no longer finite at step 12"):
+    with pytest.raises(RunError, match=r"--learning-rate 0\.01: loss or weights are no longer finite at step 12; .*another --output-dir"):
         train(settings(work, tmp_path / "D"))
     assert not (tmp_path / "D" / "checkpoints").exists()
+
+    def last_update(classifier, *_):  # its loss is of the weights before it
+        torch.nn.init.constant_(next(classifier.model.parameters()), float("inf"))
+        return torch.tensor(1.0), torch.tensor(1.0)
+
+    monkeypatch.setattr(finetune, "_update", last_update)
+    with pytest.raises(RunError, match=r"weights are no longer finite at step 3"):
+        train(settings(work, tmp_path / "E", eval_file=None, epochs=1, batch_size=32))
+    assert not (tmp_path / "E" / "config.json").exists()
+
+
+def test_full_disk_and_no_rows_are_told(work, tmp_path, monkeypatch):
+    rows = invented_rows(2, 0)
+    rows[1] |= {key: rows[0][key] for key in ("sentence", "subject_entity", "object_entity")}
+    for row, label in zip(rows, ("per:place_of_birth", "per:place_of_death"), strict=True):
+        row["label"] = label
+    (tmp_path / "train.json").write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(UserError, match=r"--conflicts drop: .*every row contradicts another"):
+        train(settings(work, tmp_path / "D", train_file=tmp_path / "train.json", conflicts="drop"))
+    assert not (tmp_path / "D").exists()
+
+    def full(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(BertForSequenceClassification, "save_pretrained", full)
+    with pytest.raises(RunError, match=r"D.model\.partial could not be written .*make room"):
+        train(settings(work, tmp_path / "D", epochs=1))
+    monkeypatch.setattr(finetune.checkpoints, "write_alone", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(RunError, match=r"a checkpoint of .*E could not be written \(No space left on device\)"):
+        train(settings(work, tmp_path / "E", epochs=1))
 
 
 def test_comparison_makes_a_table_and_goes_on(work, tmp_path):
@@ -664,6 +738,13 @@ def test_comparison_makes_a_table_and_goes_on(work, tmp_path):
     said = [row["prediction"] for row in read_rows(tmp_path / "C" / "a" / "seed-0" / "predictions.jsonl")]
     assert anew["accuracy"] == pytest.approx(100 * said.count("no_relation") / len(other))
     assert anew["training_seconds"] == table["models"]["a"]["runs"][0]["training_seconds"]
+    # a report of this file beside the predictions of another
+    evaluate(str(tmp_path / "C" / "a" / "seed-0"), work / "dev.jsonl", tmp_path / "C" / "a" / "seed-0" / "report.json")
+    recipe["eval_file"] = work / "dev.jsonl"
+    compare(models_, [0], tmp_path / "C", recipe, both_conflicts=True)
+    scored = [row["label"] for row in read_rows(tmp_path / "C" / "a" / "seed-0" / "predictions.jsonl")]
+    assert scored == [row["label"] for row in read_rows(work / "dev.jsonl")]
+    recipe["eval_file"] = tmp_path / "dev.jsonl"
     for folder in ("a/seed-0", "b/seed-0"):  # as an earlier version left them: no digest, and the seconds in the report only
         run_folder = tmp_path / "C" / folder
         for name, drop in (("report.json", "data_sha256"), ("config.json", "training_seconds")):
@@ -725,6 +806,23 @@ def test_eval_command(work, trained, tmp_path, monkeypatch, capsys):
     runpy.run_path(str(REPOSITORY / "trainer" / "klue_re.py"), run_name="__main__")
     report = json.loads((tmp_path / "R.json").read_text(encoding="utf-8"))
     assert f"micro-F1 {report['micro_f1']:.2f}" in capsys.readouterr().out and report["num_examples"] == 41
+
+
+def test_a_file_name_that_is_not_utf8(work, trained, tmp_path):
+    data = tmp_path / os.fsdecode(b"dev\xff.jsonl")
+    shutil.copy(work / "dev.jsonl", data)
+    result = run("eval", "--model", trained, "--data", data, "--report", tmp_path / "R.json")
+    assert result.returncode == 0 and "dev\\udcff.jsonl" in result.stdout, result.stderr
+    assert json.loads((tmp_path / "R.json").read_text(encoding="utf-8"))["data"] == str(data)
+
+
+def test_predict_asks_for_the_types_that_the_model_reads(work, tmp_path):
+    save_classifier(new_classifier(str(work / "seed"), "typed", 64, 0)[0], tmp_path)
+    sentence = ("--sentence", "가람 라온 태어났다", "--subject", "가람", "--object", "라온")
+    result = run("predict", "--model", tmp_path, *sentence)
+    assert result.returncode == 2 and result.stderr.startswith("error: --types: the model reads the entities' types"), result.stderr
+    result = run("predict", "--model", tmp_path, *sentence, "--types", "PER", "LOC")
+    assert result.returncode == 0 and result.stdout.startswith("(가람, "), result.stderr
 
 
 def test_command_with_bad_rows(work, tmp_path):

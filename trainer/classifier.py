@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from data_tools.errors import UserError, first_line
+from data_tools.errors import RunError, UserError, first_line
 from trainer.entity_head import HEAD_FILE, EntityClassifier
 from trainer.forward import write_out_encoder
 from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens
@@ -81,18 +82,22 @@ def new_classifier(source: str, input_format: str, max_length: int, seed: int, h
     Returns it with the names of the newly initialised parameters. max_length is cut to what the position embeddings hold.
     Raises UserError where the source is no model with a tokenizer.
     """
-    _load_config(source)  # first: a tokenizer's errors about it say less
+    config = _load_config(source)  # first: a tokenizer's errors about it say less
     tokenizer = _load_tokenizer(source)
     torch.manual_seed(seed)
-    id2label = dict(enumerate(LABELS))
-    labels = {"num_labels": len(LABELS), "id2label": id2label, "label2id": {label: n for n, label in id2label.items()}}
+    label2id = {label: n for n, label in enumerate(LABELS)}
+    theirs = {str(label): int(n) for n, label in (config.id2label or {}).items()}
+    if head == "cls" and theirs.keys() == label2id.keys():  # it has been fine-tuned on KLUE-RE before: its rows are those labels
+        label2id = theirs
+    labels = {"num_labels": len(LABELS), "id2label": {n: label for label, n in label2id.items()}, "label2id": label2id}
     model, loading = _load_model(source, head, **labels)
     _settle_special_ids(model.config, tokenizer, source)
     add_markers(tokenizer, input_format)
     if len(tokenizer) > len(model.get_input_embeddings().weight):  # type: ignore[arg-type]  # never fewer: some tables are padded
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     fresh = {*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])}
-    classifier = Classifier(model, tokenizer, input_format, min(max_length, length_limit(model, tokenizer)))
+    class_of = tuple(label2id[label] for label in LABELS)
+    classifier = Classifier(model, tokenizer, input_format, min(max_length, length_limit(model, tokenizer)), class_of)
     if head == "entities":
         classifier.model = EntityClassifier(model)
         fresh |= {f"head.{name}" for name in classifier.model.head.state_dict()}
@@ -170,7 +175,10 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     classifier.model.config.klue_re = reading | classifier.training
     aside = folder / "model.partial"
     shutil.rmtree(aside, ignore_errors=True)
-    classifier.model.save_pretrained(aside)
+    try:
+        classifier.model.save_pretrained(aside)
+    except SafetensorError as error:  # what safetensors makes of a disk that is full
+        raise RunError(f"{aside} could not be written ({error}); make room, then give the command again") from None
     classifier.tokenizer.save_pretrained(aside)
     mode = (aside / "config.json").stat().st_mode  # safetensors writes files that only their owner can read
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):

@@ -1,5 +1,6 @@
 """Evaluation of a fine-tuned model on a KLUE-RE file: report, predictions, a summary to read."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from data_tools import aside
 from data_tools.corpus import sha256_of
 from data_tools.errors import UserError
-from trainer.classifier import Classifier, encode_rows, load_classifier, pick_device, predict_probabilities
+from trainer.classifier import Classifier, encode_rows, has_bf16, load_classifier, pick_device, predict_probabilities
 from trainer.relation_page import render
 from trainer.relations import LABELS, Relation, read_relations
 from trainer.scores import label_shift, score_relations
@@ -26,9 +27,14 @@ def evaluate(
     page: HTML, see `trainer.relation_page`.
     Raises UserError for what the user must mend; files that cannot be written are found at the end.
     """
+    taken = {data.resolve(): "--data"}
     for flag, path in (("--report", report), ("--predictions", predictions), ("--html", page)):
         if path and path.is_dir():
             raise UserError(f"{flag} {path}: expected a file to write, found a folder; name a file in it")
+        if path and path.resolve() in taken and (path.is_file() or not path.exists()):  # /dev/stdout may have several
+            raise UserError(f"{flag} {path}: expected a file of its own, found that of {taken[path.resolve()]}; name another")
+        if path:
+            taken[path.resolve()] = flag
     rows, sha256 = read_relations(data), sha256_of(data)
     classifier = load_classifier(model)
     classifier.model.to(pick_device())  # type: ignore[arg-type]
@@ -36,7 +42,7 @@ def evaluate(
     probabilities = predict_probabilities(classifier, encoded, progress=True)
     scores = report_on(classifier, model, (data, sha256), np.array([row.label for row in rows]), probabilities, encoded.num_cut)
     if predictions:
-        write_predictions(predictions, rows, probabilities)
+        scores["predictions_sha256"] = write_predictions(predictions, rows, probabilities)
     if page:
         aside.write_text(page, render(rows, probabilities, scores))
     if report:
@@ -49,6 +55,7 @@ def report_on(
 ) -> dict[str, Any]:
     """The report of an evaluation: on what, the scores (see `trainer.scores.score_relations`), how rows are read, how it was trained.
 
+    precision: bf16 where the processor has it, else fp32; a row in some hundreds is said otherwise by the one than by the other.
     data: the file, and the SHA-256 it had when it was read. labels: (rows,); probabilities: (rows, 30). selection, epoch, training_rows
     (number, labels, conflicting: those that contradict another, conflicts: what was done with them), training_seconds and label_shift are
     missing for a model that says nothing about its training.
@@ -60,6 +67,7 @@ def report_on(
         "input_format": classifier.input_format,
         "max_length": classifier.max_length,
         "num_cut": num_cut,
+        "precision": "bf16" if has_bf16(next(classifier.model.parameters()).device) else "fp32",
     }
     report = {
         "model": model,
@@ -75,28 +83,35 @@ def report_on(
 
 
 def is_scored_on(folder: Path, data: Path) -> bool:
-    """Whether the fine-tuned model in the folder has scores and predictions of this very content beside it."""
+    """Whether the fine-tuned model in the folder has scores of this very content beside it, and the predictions they are of."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return (folder / "predictions.jsonl").is_file() and report.get("data_sha256") == sha256_of(data)
+    predictions = folder / "predictions.jsonl"
+    return (
+        report.get("data_sha256") == sha256_of(data)
+        and predictions.is_file()
+        and report.get("predictions_sha256") == sha256_of(predictions)
+    )
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
     aside.write_text(path, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
 
 
-def write_predictions(path: Path, rows: Sequence[Relation], probabilities: np.ndarray) -> None:
-    """One JSON object a row; probabilities: (rows, 30), official order."""
-    aside.write_text(path, "".join(_prediction_line(row, p) for row, p in zip(rows, probabilities, strict=True)))
+def write_predictions(path: Path, rows: Sequence[Relation], probabilities: np.ndarray) -> str:
+    """One JSON object a row; probabilities: (rows, 30), official order. Returns the file's SHA-256, by which a report knows its own."""
+    text = "".join(_prediction_line(row, p) for row, p in zip(rows, probabilities, strict=True))
+    aside.write_text(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def summary(report: dict[str, Any]) -> str:
     """A report in a dozen lines: the scores, and the labels with the most rows."""
     frequent = sorted(report["per_label"].items(), key=lambda item: -item[1]["support"])[:8]
     lines = [
-        f"{report['model']} on {report['data']}: {report['num_examples']:,} rows, "
+        f"{report['model']} on {report['data']}: {report['num_examples']:,} rows, {report['precision']}, "
         f"format {report['input_format']}, head {report['head']}, {report['num_cut']:,} cut to {report['max_length']} tokens",
         f"micro-F1 {report['micro_f1']:.2f}   AUPRC {report['auprc']:.2f}   accuracy {report['accuracy']:.2f}",
         *_training_lines(report),

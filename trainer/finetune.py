@@ -27,7 +27,7 @@ import torch
 
 from data_tools import lock
 from data_tools.corpus import sha256_of
-from data_tools.errors import UserError
+from data_tools.errors import RunError, UserError
 from trainer import checkpoint as checkpoints
 from trainer.classifier import (
     Classifier,
@@ -43,6 +43,7 @@ from trainer.diary import Diary
 from trainer.evaluation import evaluate, is_scored_on, report_on, summary, write_predictions, write_report
 from trainer.journal import read_rows
 from trainer.markers import EncodedRelations
+from trainer.masking import dropout_seed
 from trainer.relation_board import draw_evaluation
 from trainer.relations import LABELS, Relation, conflicting_rows, read_relations
 from trainer.scores import score_relations
@@ -75,6 +76,8 @@ def train(settings: Settings) -> None:
     conflicting = conflicting_rows(train_rows)
     if settings.conflicts == "drop":
         train_rows = [row for number, row in enumerate(train_rows) if number not in conflicting]
+        if not train_rows:
+            raise UserError(f"--conflicts drop: {settings.train_file}: every row contradicts another; keep them, or give another file")
     held_rows: list[Relation] = []
     if settings.hold_out is not None:
         train_rows, held_rows = split_hold_out(train_rows, settings.hold_out)
@@ -83,6 +86,7 @@ def train(settings: Settings) -> None:
     check_output(settings)
     if (output / "config.json").is_file():
         print(f"{output}: already finished with these settings; nothing to train")
+        shutil.rmtree(output / "checkpoints", ignore_errors=True)  # of a run that was killed at its very end
         if settings.eval_file and not is_scored_on(output, settings.eval_file):
             _score_finished(output, settings.eval_file)
         return
@@ -108,7 +112,7 @@ def train(settings: Settings) -> None:
         assert settings.eval_file and eval_data
         data = (settings.eval_file, eval_sha256)
         report = report_on(classifier, str(output), data, eval_data.labels, probabilities, eval_data.encoded.num_cut)
-        write_predictions(output / "predictions.jsonl", eval_rows, probabilities)
+        report["predictions_sha256"] = write_predictions(output / "predictions.jsonl", eval_rows, probabilities)
         write_report(output / "report.json", report)
         draw_evaluation(output / "tensorboard", step, eval_rows, probabilities, report)
         tail += f"; on {settings.eval_file}: micro-F1 {report['micro_f1']:.2f}, AUPRC {report['auprc']:.2f}"
@@ -171,7 +175,7 @@ def _run_epochs(
     there is no evaluation file; the last step; the seconds of training.
     """
     lengths = [len(ids) for ids in data.encoded.input_ids]
-    labels = torch.from_numpy(data.labels).to(next(classifier.model.parameters()).device)
+    labels = torch.tensor(classifier.class_of)[torch.from_numpy(data.labels)].to(next(classifier.model.parameters()).device)
     steps_per_epoch = math.ceil(len(lengths) / settings.batch_size)
     total_steps = settings.epochs * steps_per_epoch
     optimizer = torch.optim.AdamW(classifier.model.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
@@ -184,7 +188,7 @@ def _run_epochs(
         batches = epoch_batches(lengths, settings.batch_size, settings.seed, epoch)
         for rows in batches[step - epoch * steps_per_epoch :]:
             rate = learning_rate(settings.learning_rate, step, total_steps, settings.warmup)
-            torch.manual_seed(settings.seed * 2**32 + step)  # dropout
+            torch.manual_seed(dropout_seed(settings.seed, step, 0, 0))  # a hash: torch's CPU generator reads 32 bits of a seed
             inputs = padded_batch(classifier, data.encoded, rows)
             loss, grad_norm = _update(classifier, optimizer, rate, inputs, labels[torch.from_numpy(rows)])
             step += 1
@@ -196,9 +200,7 @@ def _run_epochs(
             row = {"step": step, "epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "lr": rate, "grad_norm": grad_norm.item()}
             losses = []
             if not math.isfinite(row["loss"]):
-                raise UserError(
-                    f"--learning-rate {settings.learning_rate:g}: the loss is no longer finite at step {step}; give a lower rate"
-                )
+                raise _diverged(settings, step)
             row |= diary.lap()
             if at_end and held_out:
                 row |= _scores("hold_out", held_out, predict_probabilities(classifier, held_out.encoded))
@@ -213,6 +215,8 @@ def _run_epochs(
                 saved_at = time.monotonic()
             diary.start_clock()
     diary.close()
+    if not all(torch.isfinite(p).all() for p in classifier.model.parameters()):  # the last update's, which no loss shows
+        raise _diverged(settings, step)
     if best and best["step"] != step:
         folder = settings.output_dir / "checkpoints"
         try:
@@ -223,6 +227,13 @@ def _run_epochs(
     if evaluation and probabilities is None:  # another epoch's, or none: killed between the last checkpoint and the end
         probabilities = predict_probabilities(classifier, evaluation.encoded)
     return best, probabilities, step, diary.seconds
+
+
+def _diverged(settings: Settings, step: int) -> RunError:
+    return RunError(
+        f"--learning-rate {settings.learning_rate:g}: loss or weights are no longer finite at step {step}; "
+        "give a lower rate, and another --output-dir"
+    )
 
 
 def _scores(prefix: str, data: _Data, probabilities: np.ndarray) -> dict[str, float]:
@@ -255,7 +266,12 @@ def _save(
     """A checkpoint; of the earlier ones that of the best epoch stays. saved: the step that this run began from and those it saved."""
     parameters = dict(classifier.model.named_parameters())
     moments = {name: (state["exp_avg"], state["exp_avg_sq"]) for name, p in parameters.items() if (state := optimizer.state.get(p))}
-    checkpoints.write_alone(output, step, "0", parameters, moments, {"step": step, "best": best})
+    try:
+        checkpoints.write_alone(output, step, "0", parameters, moments, {"step": step, "best": best})
+    except OSError as error:
+        raise RunError(
+            f"a checkpoint of {output} could not be written ({error.strerror}); make room, then give the command again"
+        ) from None
     saved.add(step)
     checkpoints.prune(output, saved, keep_last=1, keep_steps={best["step"]} if best else set())
 

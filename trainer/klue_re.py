@@ -61,8 +61,12 @@ def _print_triples(arguments: argparse.Namespace) -> None:
     words = (arguments.sentence, arguments.subject, arguments.object)
     if arguments.data is None and None in words:
         raise UserError("expected --data FILE, or --sentence, --subject and --object together")
-    rows = [one_row(*words, arguments.types)] if arguments.data is None else read_relations(arguments.data, labelled=False)
+    rows = (
+        [one_row(*words, arguments.types or ("PER", "ORG"))] if arguments.data is None else read_relations(arguments.data, labelled=False)
+    )
     classifier = load_classifier(arguments.model)
+    if arguments.data is None and arguments.types is None and classifier.input_format.startswith("typed"):
+        raise UserError(f"--types: the model reads the entities' types (format {classifier.input_format}); give them, such as PER LOC")
     classifier.model.to(pick_device())  # type: ignore[arg-type]
     for triples in read_triples(classifier, rows, str(arguments.data or "--sentence"), arguments.top):
         for triple in triples:
@@ -103,7 +107,9 @@ def _parse() -> argparse.Namespace:
     predict.add_argument("--sentence", help="instead of --data: one sentence")
     predict.add_argument("--subject", help="a word of it")
     predict.add_argument("--object", help="another")
-    predict.add_argument("--types", nargs=2, default=["PER", "ORG"], metavar="TYPE", help="of subject and object, for typed input formats")
+    predict.add_argument(
+        "--types", nargs=2, metavar="TYPE", help="with --sentence, where the input format has types: subject's and object's"
+    )
     predict.add_argument("--top", type=int, choices=range(1, 31), default=1, metavar="N", help="triples of each sentence, likeliest first")
 
     compare = commands.add_parser(

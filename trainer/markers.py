@@ -2,9 +2,9 @@
 
 Formats, shown for subject 김철수 (PER) and object 서울 (LOC) in `김철수는 서울에서`:
 
-    untyped       <subj>김철수</subj>는 <obj>서울</obj>에서             KLUE's official input; four added special tokens
-    typed         <subj:PER>김철수</subj:PER>는 <obj:LOC>서울</obj:LOC>에서       added special tokens for each entity type
-    typed-punct   @*사람*김철수@는 #^장소^서울#에서                   plain text (Zhou & Chen 2022), no added token
+    untyped       <subj> 김철수</subj>는 <obj> 서울</obj>에서           KLUE's official input; four added special tokens
+    typed         <subj:PER> 김철수</subj:PER>는 <obj:LOC> 서울</obj:LOC>에서     added special tokens for each entity type
+    typed-punct   @*사람* 김철수@는 #^장소^ 서울#에서                 plain text (Zhou & Chen 2022), no added token
     none          김철수는 서울에서
 
 Markers go in exactly at the offsets, and every token keeps what the sentence says about spaces. An end marker cuts a word in two, and

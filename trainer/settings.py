@@ -136,7 +136,8 @@ def _identity(settings: Settings) -> dict[str, Any]:
     """What makes two runs the same: the settings, with files by content. The evaluation file changes nothing in the training."""
     identity = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("output_dir", "eval_file", "train_file", "model")}
     folder = Path(settings.model)
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if folder.is_dir() else []
+    kinds = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model", "*.spm")  # weights, configuration, every kind of tokenizer
+    files = sorted(path for kind in kinds for path in folder.glob(kind))
     model = f"contents {_digest(files)}" if files else settings.model
     with open(settings.train_file, "rb") as file:
         rows = hashlib.file_digest(file, "sha256").hexdigest()[:16]
