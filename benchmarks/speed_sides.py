@@ -111,7 +111,7 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
         num_selected = ranks.sum(sum(len(batch.labels) for batch in batches))[0]
         engine.set_learning_rate(1e-4)
         for number, batch in enumerate(batches):
-            torch.manual_seed(dropout_seed(0, step, ranks.rank, number))
+            torch.manual_seed(dropout_seed(0, step, number * ranks.world_size + ranks.rank))
             engine.backward(batch, num_selected)
         seconds.append(time.perf_counter() - begin)
         cpu_seconds.append(time.process_time() - cpu)

@@ -1,5 +1,6 @@
 """The batches: packing against a plain re-reading of the stream, masks against their distribution, order against coverage."""
 
+import itertools
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from transformers.masking_utils import flash_attention_mask
 
 from data_tools.errors import UserError
 from trainer.blocks import PACKINGS, ContiguousBlocks, MaskedBatch, SentenceBlocks, SpecialIds, best_fit, samples_of
-from trainer.masking import block_keys, mask_tokens
+from trainer.masking import block_keys, dropout_seed, mask_tokens
 from trainer.mlm import MaskedLanguageModel, build_model
 from trainer.recipe import Masking
 
@@ -202,3 +203,10 @@ def test_flash_attention_is_given_what_the_mask_says(kind: type[BertConfig] | ty
         model.set_attn_implementation("by_hand")
         masked._flash = True
         assert torch.allclose(masked.loss(batch, torch.device("cpu")), expected, rtol=1e-5)
+
+
+def test_dropout_differs_from_micro_batch_to_micro_batch() -> None:
+    places = list(itertools.product((0, 1), (0, 1, 2), (0, 1, 7)))  # seed, batch, micro-batch
+    seeds = [dropout_seed(*place) for place in places]
+    assert seeds == [dropout_seed(*place) for place in places]
+    assert len({seed % 2**32 for seed in seeds}) == len(places)  # as much as torch's CPU generator reads

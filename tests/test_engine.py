@@ -115,11 +115,13 @@ def write_ds_config(folder: Path, micro: int, precision: str) -> Path:
     return path
 
 
-def run_cases(folder: Path, cases: list[Case], steps: int) -> None:
-    """On every rank: each case in its folder, with its ds_config."""
+def run_cases(folder: Path, cases: list[Case], steps: int, by_deepspeed: bool = False) -> None:
+    """On every rank: each case in its folder, with its ds_config. by_deepspeed: gradients are summed as on a GPU with one micro-batch."""
     from trainer import engine as engines
 
     engines.start()
+    if by_deepspeed:
+        engines.DeepSpeedConfig.sums_gradients = lambda *_: False  # type: ignore[method-assign]
     for number, case in enumerate(cases):
         run_stages(folder / str(number), folder / f"ds-{case.micro}-fp32.json", case.stages, steps, case.moments)
 
@@ -175,13 +177,13 @@ def final(run: Path) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value, _ in checkpoint.entries(checkpoint.parameters)}
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int) -> None:
-    cases = CASES[world_size]
+@pytest.mark.parametrize(("world_size", "by_deepspeed"), [(1, False), (2, False), (4, False), (2, True)])
+def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int, by_deepspeed: bool) -> None:
+    cases = [case for case in CASES[world_size] if not by_deepspeed or case.micro * world_size == BATCH]
     for number, case in enumerate(cases):
         start_run(tmp_path / str(number), case.kind, case.stages, 8)
         write_ds_config(tmp_path, case.micro, "fp32")
-    run_on_ranks(run_cases, world_size, tmp_path, tmp_path, cases, 8)
+    run_on_ranks(run_cases, world_size, tmp_path, tmp_path, cases, 8, by_deepspeed)
     for number, case in enumerate(cases):
         expected, found = reference(case.kind, case.stages, 8, case.moments), final(tmp_path / str(number))
         assert set(found) == set(expected)
@@ -193,7 +195,8 @@ def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int) -> None:
 
 
 def spoil(folder: Path, ds_config: Path) -> None:
-    """An engine whose frozen weights, gradients or trainable set are tampered with says so."""
+    """An engine whose frozen weights, gradients or trainable set are tampered with says so; it has looked itself when it was built. And it
+    drops out by torch's generator in training, also after an evaluation, which does not."""
     from trainer import engine as engines
     from trainer.checkpoint import newest
 
@@ -202,8 +205,12 @@ def spoil(folder: Path, ds_config: Path) -> None:
     assert checkpoint is not None
     parts = split_parts(checkpoint.shapes, architecture_of(checkpoint.state["model_config"]), 4, "both")
     train = trainable(make_recipe(TWO_STAGES, 1).stages[0], parts)
-    config = engines.DeepSpeedConfig.load(ds_config)
-    engine = engines.StageEngine(checkpoint, train, config, OPTIMIZER, 0.0, BATCH, torch.device("cpu"))
+    config, checked = engines.DeepSpeedConfig.load(ds_config), []
+    for name in ("check_trainable", "_check_layout"):
+        check = getattr(engines.StageEngine, name)
+        setattr(engines.StageEngine, name, lambda *given, name=name, check=check: checked.append(name) or check(*given))
+    engine = engines.StageEngine(checkpoint, train, config, OPTIMIZER, 0.5, BATCH, torch.device("cpu"))
+    assert sorted(checked) == ["_check_layout", "check_trainable"]
     frozen = next(parameter for name, parameter in engine.parameters.items() if name not in train)
     engine.check_frozen()
     engine.check_trainable(train)
@@ -222,6 +229,22 @@ def spoil(folder: Path, ds_config: Path) -> None:
     frozen.requires_grad_(True)
     with pytest.raises(RuntimeError, match="does not train what the stage names"):
         engine.check_trainable(train)
+    frozen.requires_grad_(False)
+    batch, losses = part(*global_batch(0), slice(0, BATCH)), []
+    assert engine.evaluate(batch) == engine.evaluate(batch)
+    head = next(parameter for name, parameter in engine.parameters.items() if name.endswith("transform.dense.bias"))
+    cut = engine._engine.module._modules  # a way round the head's first layer
+    assert head.requires_grad and "_head" in cut
+    real, engine._engine.module._forward = cut.pop("_head"), None
+    object.__setattr__(engine._engine.module, "_head", real.predictions.decoder)
+    with pytest.raises(RuntimeError, match=r"no gradient reaches what the stage trains: \['cls.predictions.transform"):
+        engine.backward(batch, 9)
+    object.__setattr__(engine._engine.module, "_head", real)
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        losses.append(float(engine.backward(batch, 9)))  # at a learning rate of 0
+        engine.evaluate(batch)
+    assert losses[0] == losses[2] != losses[1], losses
     engine._zero.round_robin_bit16_groups[0] = engine._zero.round_robin_bit16_groups[0][::-1]
     with pytest.raises(RuntimeError, match="in another order than their own"):
         engine._check_layout()
@@ -231,6 +254,56 @@ def spoil(folder: Path, ds_config: Path) -> None:
 def test_a_frozen_weight_that_moves_by_a_bit_and_a_set_that_is_another_are_seen(tmp_path: Path) -> None:
     run = start_run(tmp_path / "run", "bert", TWO_STAGES, 1)
     run_on_ranks(spoil, 1, tmp_path, run, write_ds_config(tmp_path, BATCH, "bf16"))
+
+
+def fp16_stages(folder: Path, ds_config: Path, out: Path) -> None:
+    """Two stages of five steps in fp16, which DeepSpeed thinks no CPU has; every step's (skipped, scale after it) into `out`."""
+    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+    from trainer import engine as engines
+    from trainer.checkpoint import newest
+    from trainer.ranks import Ranks
+
+    CPU_Accelerator.is_fp16_supported = lambda _: True
+    CPU_Accelerator.supported_dtypes = lambda _: [torch.float, torch.bfloat16, torch.float16]
+    engines.start()
+    ranks, recipe, config = Ranks.current(), make_recipe(TWO_STAGES, 5), engines.DeepSpeedConfig.load(ds_config)
+    checkpoint, _ = newest(folder)
+    assert checkpoint is not None
+    state, saver, found = TrainState.of(checkpoint), Saver(folder, recipe, ranks, checkpoint, print), []
+    parts = split_parts(checkpoint.shapes, architecture_of(checkpoint.state["model_config"]), 4, "both")
+    while (index := recipe.stage_at(state.step)[0]) < 2:
+        train = trainable(recipe.stages[index], parts)
+        engine = engines.StageEngine(saver.last, train, config, OPTIMIZER, 0.0, BATCH, ranks.device)
+        engine.load_loss_scaler(saver.last.state.get("loss_scaler", {}))
+        while state.step < 5 * (index + 1) and len(found) < 40:
+            engine.set_learning_rate(3e-3)
+            tokens, labels = global_batch(state.step)
+            for first in range(0, BATCH, config.micro_batch):
+                engine.backward(part(tokens, labels, slice(first, first + config.micro_batch)), int((labels != -100).sum()))
+            state.step, state.batch = state.step + (not engine.skipped), state.batch + 1
+            found.append((engine.skipped, engine._zero.loss_scale))
+        saver.save(state, engine, {}, needed=True)
+        assert TrainState.of(saver.last) == state
+        engine.close()
+    saver.finish()
+    out.write_text(json.dumps(found))
+
+
+def test_fp16_loses_no_step_and_its_scale_goes_on_over_stages(tmp_path: Path) -> None:
+    run, config = start_run(tmp_path / "run", "bert", TWO_STAGES, 5), json.loads(write_ds_config(tmp_path, 4, "fp32").read_text())
+    config |= {"fp16": {"enabled": True, "initial_scale_power": 20, "loss_scale_window": 3, "hysteresis": 1}}
+    (tmp_path / "fp16.json").write_text(json.dumps(config | {"data_types": {"grad_accum_dtype": "fp32"}}))
+    run_on_ranks(fp16_stages, 1, tmp_path, run, tmp_path / "fp16.json", tmp_path / "steps.json")
+    found, power, since, steps = json.loads((tmp_path / "steps.json").read_text()), 20, 0, 0
+    for skipped, scale in found:  # halved where a gradient is not finite, doubled by every third step after the first in a row, over stages
+        since = 0 if skipped else since + 1
+        power += -1 if skipped else since > 1 and since % 3 == 1
+        steps += not skipped
+        assert scale == 2.0**power, found
+    assert steps == 10 < len(found), found
+    expected = reference("bert", TWO_STAGES, 5)
+    assert max((value - expected[name]).abs().max() for name, value in final(run).items()) < 5e-3
 
 
 def save_watched(folder: Path, ds_config: Path) -> None:

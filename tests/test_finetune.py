@@ -808,21 +808,38 @@ def test_eval_command(work, trained, tmp_path, monkeypatch, capsys):
     assert f"micro-F1 {report['micro_f1']:.2f}" in capsys.readouterr().out and report["num_examples"] == 41
 
 
-def test_a_file_name_that_is_not_utf8(work, trained, tmp_path):
+def test_a_file_name_that_is_not_utf8(work, trained, tmp_path, monkeypatch, capsys):
     data = tmp_path / os.fsdecode(b"dev\xff.jsonl")
     shutil.copy(work / "dev.jsonl", data)
-    result = run("eval", "--model", trained, "--data", data, "--report", tmp_path / "R.json")
-    assert result.returncode == 0 and "dev\\udcff.jsonl" in result.stdout, result.stderr
+    monkeypatch.setattr(
+        sys, "argv", ["klue_re.py", *map(str, ("eval", "--model", trained, "--data", data, "--report", tmp_path / "R.json"))]
+    )
+    runpy.run_path(str(REPOSITORY / "trainer" / "klue_re.py"), run_name="__main__")
+    assert "dev\\udcff.jsonl" in capsys.readouterr().out
     assert json.loads((tmp_path / "R.json").read_text(encoding="utf-8"))["data"] == str(data)
 
 
-def test_predict_asks_for_the_types_that_the_model_reads(work, tmp_path):
+def test_predict_asks_for_the_types_that_the_model_reads(work, tmp_path, monkeypatch, capsys):
     save_classifier(new_classifier(str(work / "seed"), "typed", 64, 0)[0], tmp_path)
-    sentence = ("--sentence", "가람 라온 태어났다", "--subject", "가람", "--object", "라온")
-    result = run("predict", "--model", tmp_path, *sentence)
-    assert result.returncode == 2 and result.stderr.startswith("error: --types: the model reads the entities' types"), result.stderr
-    result = run("predict", "--model", tmp_path, *sentence, "--types", "PER", "LOC")
-    assert result.returncode == 0 and result.stdout.startswith("(가람, "), result.stderr
+    sentence = [
+        "klue_re.py",
+        "predict",
+        "--model",
+        str(tmp_path),
+        "--sentence",
+        "가람 라온 태어났다",
+        "--subject",
+        "가람",
+        "--object",
+        "라온",
+    ]
+    monkeypatch.setattr(sys, "argv", sentence)
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(REPOSITORY / "trainer" / "klue_re.py"), run_name="__main__")
+    assert capsys.readouterr().err.startswith("error: --types: the model reads the entities' types")
+    monkeypatch.setattr(sys, "argv", [*sentence, "--types", "PER", "LOC"])
+    runpy.run_path(str(REPOSITORY / "trainer" / "klue_re.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("(가람, ")
 
 
 def test_command_with_bad_rows(work, tmp_path):

@@ -78,3 +78,7 @@ def test_mpi_of_another_size_is_refused() -> None:
     check_mpi({}, 1)
     with pytest.raises(UserError, match="mpirun started 4 rank"):
         check_mpi({"PMI_SIZE": "4"}, 1)
+    check_mpi({"SLURM_STEP_NUM_TASKS": "1"}, 1)
+    check_mpi({"SLURM_STEP_NUM_TASKS": "4"}, 4)
+    with pytest.raises(UserError, match="srun started 16 tasks, and each is a run of one rank"):
+        check_mpi({"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "3"}, 1)

@@ -40,6 +40,7 @@ LAYERS = {
             "architecture",
             "relations",
             "scores",
+            "determinism",
             "memory",
             "catalogue",
             "launcher",

@@ -73,6 +73,14 @@ def test_parts_with_brackets_are_read_with_quotes_and_without(text: str) -> None
     assert load_recipe(ROOT / "recipes" / "paper.yaml", [f"stages.0.train={text}"]).stages[0].train == ("encoder[0:2]", "head")
 
 
+def test_what_a_run_may_change_and_go_on() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "paper.yaml", [])
+    assert set(recipe.as_dict()) - set(recipe.identity()) == {
+        "output_dir", "corpus", "expect_world_size", "every", "keep_last", "keep_every", "on_save_failure", "max_skipped", "hang_seconds",
+        "name",
+    }  # fmt: skip
+
+
 def test_bad_recipe_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_recipe(tmp_path / "none.yaml", [])
@@ -196,6 +204,10 @@ def test_ds_configs(tmp_path: Path) -> None:
         ({"data_types": {"grad_accum_dtype": "fp23"}}, "grad_accum_dtype must be fp32, bf16 or fp16, found 'fp23'"),
         ({"train_micro_batch_size_per_gpu": True}, "positive number, found True"),
         ({"bf61": {"enabled": True}}, "bf61 is not used here; bf16 is"),
+        ({"zero_optimization": {"stage": 2, "compute_grad_norm": False}}, "zero_optimization.compute_grad_norm is off, so a gradient"),
+        ({"bf16": {"enabled": True, "check_grad_overflow": False}}, "bf16.check_grad_overflow is off, so a gradient"),
+        ({"bf16": {}, "zero_optimization": {"stage": 1, "legacy_stage1": True}}, "legacy_stage1 is for DeepSpeed before"),
+        ({"zero_optimization": {"stage": 2, "zenflow": {"topk_ratio": 0.1}}}, "zenflow updates a part"),
     ]:
         with pytest.raises(UserError, match=message):
             DeepSpeedConfig.load(ds_config(tmp_path, **change))

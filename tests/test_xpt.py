@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from data_tools.corpus import Corpus
+from data_tools.errors import RunError, UserError
 from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.blocks import PACKINGS, SpecialIds
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest, write_alone
@@ -115,6 +117,7 @@ def test_the_export_is_the_trained_model(finished: Path) -> None:
         "\nseed 0.",
         "## Licences",
         f"base_model: {finished}/seed",
+        f"| valid_loss | {read_rows(finished / 'run' / 'metrics.jsonl')[-1]['valid_loss']:.4f} |",
     ):
         assert part in card, part
     card = model_card(Checkpoint.open(finished / "run" / "checkpoints" / "step-80"), corpus, {"valid_perplexity": None})
@@ -199,11 +202,11 @@ def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path,
 
 
 def test_the_curve_does_not_depend_on_the_ranks(finished: Path, tmp_path: Path) -> None:
-    """fp32, no dropout: 1, 2 and 4 ranks and micro-batches of 32, 4 and 8; then 4 ranks go on from a checkpoint of one."""
+    """fp32, with dropout, which is that of each micro-batch: 1, 2 and 4 ranks; then 4 ranks go on from a checkpoint of one."""
     curves: dict[str, dict[int, dict[str, float]]] = {}
     hosts = tmp_path / "hosts"
-    for name, ranks, micro in (("one", 1, 32), ("two", 2, 4), ("four", 4, 8), ("one, then four", 4, 8)):
-        settings = {"train_micro_batch_size_per_gpu": micro, "zero_optimization": {"stage": 2, "reduce_bucket_size": 100000}}
+    for name, ranks in (("one", 1), ("two", 2), ("four", 4), ("one, then four", 4)):
+        settings = {"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 2, "reduce_bucket_size": 100000}}
         (tmp_path / "ds.json").write_text(json.dumps(settings))
         hosts.write_text(f"localhost slots={ranks}\n")
         run = tmp_path / name.replace(" ", "-")
@@ -212,9 +215,7 @@ def test_the_curve_does_not_depend_on_the_ranks(finished: Path, tmp_path: Path) 
                 tmp_path / "one", run, ignore=lambda folder, names: {n for n in names if n.startswith("step-") and n > "step-30"}
             )
             assert [path.name for path in checkpoint_paths(run)] == ["step-30", "step-0"]
-        words = command(
-            finished, "--output-dir", str(run), "--ds-config", str(tmp_path / "ds.json"), "--set", "surgery.dropout=0", ranks=ranks
-        )
+        words = command(finished, "--output-dir", str(run), "--ds-config", str(tmp_path / "ds.json"), ranks=ranks)
         words = [str(hosts) if word == "hostfiles/localhost" else word for word in words]
         done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -283,6 +284,65 @@ def test_weights_that_compute_otherwise_than_they_did_are_not_trained_on(finishe
     (last / "complete.json").write_text(json.dumps(files))
     done = launch(finished, "--output-dir", str(tmp_path / "run"), ranks=1)
     assert done.returncode == 1 and done.stderr.count("error:") == 1 and "step-72: the loss of its weights" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "refused"),
+    [
+        ("float32", 1 + 1e-4, True),
+        ("float32", 1 + 1e-6, False),
+        ("bfloat16", 1 + 1e-3, False),
+        ("bfloat16", 0.99, True),
+        ("bfloat16", math.nan, True),
+    ],
+)
+def test_how_near_the_loss_of_loaded_weights_must_be(monkeypatch: pytest.MonkeyPatch, dtype: str, factor: float, refused: bool) -> None:
+    from trainer import xpt
+
+    asked = []
+
+    def forward_check(run: Any, loss: Any, of: torch.dtype, num_blocks: int) -> dict[str, Any]:
+        asked.append(num_blocks)
+        return {"loss_sum": 300.0 * factor, "dtype": str(of)} if math.isfinite(factor) else {}
+
+    monkeypatch.setattr(xpt, "forward_check", forward_check)
+    run = SimpleNamespace(config=SimpleNamespace(dtype=getattr(torch, dtype)))
+    ranks, engine = SimpleNamespace(sum=lambda value: [value]), SimpleNamespace(evaluate=None)
+    record = {"loss_sum": 300.0, "dtype": f"torch.{dtype}", "blocks": 7}
+    with pytest.raises(RunError, match="a parameter went astray") if refused else nullcontext():
+        xpt.check_forward(run, ranks, engine, SimpleNamespace(path="step-3", state={"forward": record}))  # type: ignore[arg-type]
+    assert asked == [7]
+
+
+def test_other_corpora_tokenizers_and_layers_are_refused(finished: Path) -> None:
+    from trainer.xpt import refuse_other_model, refuse_other_run
+
+    recipe, checkpoint = load_recipe(finished / "recipe.yaml", []), Checkpoint.open(finished / "run" / "checkpoints" / "step-80")
+    corpus = {"fingerprint": checkpoint.state["corpus_fingerprint"], "tokenizer_sha256": checkpoint.state["tokenizer_sha256"]}
+
+    def run(itl: str = "both", **changes: str) -> Any:
+        surgery = recipe.surgery.model_copy(update={"itl": itl})
+        plan = SimpleNamespace(shapes=checkpoint.shapes)
+        return SimpleNamespace(
+            recipe=recipe.model_copy(update={"surgery": surgery}), corpus=SimpleNamespace(**corpus | changes), plan=plan, folder="R"
+        )
+
+    refuse_other_run(run(), checkpoint)
+    refuse_other_model(run(), checkpoint)
+    with pytest.raises(UserError, match=r"(?s)run of another recipe or corpus.*corpus: fingerprint \w+ there, 0123 now"):
+        refuse_other_run(run(fingerprint="0123"), checkpoint)
+    with pytest.raises(UserError, match="trained with another tokenizer"):
+        refuse_other_model(run(tokenizer_sha256="0"), checkpoint)
+    with pytest.raises(UserError, match=r"surgery\.itl is both there, input now"):
+        refuse_other_model(run(itl="input"), checkpoint)
+
+
+def test_of_a_finished_run_checkpoints_are_enough(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run" / "checkpoints", tmp_path / "run" / "checkpoints")
+    done = launch(finished, "--output-dir", str(tmp_path / "run"), ranks=1)
+    assert done.returncode == 0, done.stderr
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model").config.num_hidden_layers == 5
+    assert "valid_loss" not in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
 def test_gradients_that_stay_infinite_end_the_run(finished: Path, tmp_path: Path) -> None:

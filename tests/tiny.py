@@ -43,7 +43,7 @@ def make_tokenizer(specials: dict[str, int], num_words: int) -> PreTrainedTokeni
 KOREAN = {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": 4}
 
 
-def make_seed(folder: Path, kind: str, pad_id: int = 1, headless: bool = False) -> torch.nn.Module:
+def make_seed(folder: Path, kind: str, pad_id: int = 1, headless: bool = False, positions: int = 20) -> torch.nn.Module:
     """A pretrained-looking English model of random weights, saved to `folder`."""
     torch.manual_seed(5)
     specials = (
@@ -54,9 +54,11 @@ def make_seed(folder: Path, kind: str, pad_id: int = 1, headless: bool = False) 
     tokenizer = make_tokenizer(specials, 35)
     common = {**SHAPE, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "initializer_range": 0.3}
     if kind == "roberta":
-        model = RobertaForMaskedLM(RobertaConfig(**common, max_position_embeddings=20 + tokenizer.pad_token_id + 1, type_vocab_size=1))
+        model = RobertaForMaskedLM(
+            RobertaConfig(**common, max_position_embeddings=positions + tokenizer.pad_token_id + 1, type_vocab_size=1)
+        )
     else:
-        model = (BertModel if headless else BertForMaskedLM)(BertConfig(**common, max_position_embeddings=20))
+        model = (BertModel if headless else BertForMaskedLM)(BertConfig(**common, max_position_embeddings=positions))
     with torch.no_grad():
         for parameter in model.parameters():  # LayerNorms and biases too, so that a copy can be told from a default
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -65,6 +65,8 @@ NOT_KEPT = {
     "bf16.bf16_master_weights_and_grads": "keeps no fp32 values to write into a checkpoint",
     "bf16.bf16_optimizer_states": "keeps no fp32 values to write into a checkpoint",
     "fp16.fp16_master_weights_and_grads": "keeps no fp32 values to write into a checkpoint",
+    "zero_optimization.legacy_stage1": "is for DeepSpeed before 0.4",
+    "zero_optimization.zenflow": "updates a part of the weights at other times",
 }
 _DTYPES = (None, "fp32", "bf16", "fp16")
 
@@ -114,8 +116,9 @@ class DeepSpeedConfig:
             if not isinstance(enabled := settings.get(name, {}).get("enabled", False), bool):
                 raise UserError(f"ds_config {path}: {name}.enabled must be true or false, found {enabled!r}")
         _as_deepspeed_reads_it(settings, path)
-        if not settings.get("bf16", {}).get("check_grad_overflow", True):
-            raise UserError(f"ds_config {path}: bf16.check_grad_overflow is off, so a gradient that is not finite would train; remove it")
+        for section, key in (("bf16", "check_grad_overflow"), ("zero_optimization", "compute_grad_norm")):
+            if not settings.get(section, {}).get(key, True):
+                raise UserError(f"ds_config {path}: {section}.{key} is off, so a gradient that is not finite would train; remove it")
         half = [name for name in ("bf16", "fp16") if settings.get(name, {}).get("enabled")]
         if len(half) > 1:
             raise UserError(f"ds_config {path}: bf16 and fp16 are both enabled; choose one")
@@ -284,6 +287,10 @@ class StageEngine:
         self.check_trainable(train)
         self._frozen_sum = self.frozen_checksum()
         self._pending = 0
+        self._ungraded = waiting = set(train)  # until their first gradient
+        self._watches = [
+            self.parameters[name].register_post_accumulate_grad_hook(lambda _, name=name: waiting.discard(name)) for name in sorted(train)
+        ]
         self._weights: list[list[torch.Tensor]] | None = None  # every rank's part of each group's, when all are on one host
         self._gradients = self._own_gradients() if config.sums_gradients(device, self.accumulation) else None
         self.traffic = Traffic()
@@ -304,7 +311,7 @@ class StageEngine:
             "steps_per_print": None,
         }
         if config.compiles and self.device.type == "cuda":  # fixed shapes; the head's change with every batch. Not run on a GPU
-            model.base_model.compile()
+            model.base_model.compile(dynamic=False)  # validation's batches are of another size: a graph for each
         engine, *_ = deepspeed.initialize(model=MaskedLanguageModel(model), optimizer=adamw, config=settings, dist_init_required=False)
         if hasattr(engine.optimizer.loss_scaler, _GIVES_UP):
             setattr(engine.optimizer.loss_scaler, _GIVES_UP, False)
@@ -370,9 +377,11 @@ class StageEngine:
         loss: torch.Tensor = self._engine.module.loss(batch, self.device)
         if self._gradients is None:
             self._engine.backward(loss * (self.world_size / num_selected_global), scale_wrt_gas=False)  # it averages over ranks
+            self._check_gradients(batch)
             self._engine.step()
             return loss.detach()
         (loss * (self._zero.loss_scale / num_selected_global)).backward()
+        self._check_gradients(batch)
         self._pending = (self._pending + 1) % self.accumulation
         if not self._pending:
             self._step(*self._gradients.reduce())
@@ -448,6 +457,16 @@ class StageEngine:
         if not inside == asking == train:
             odd = sorted((inside ^ train) | (asking ^ train))
             raise RuntimeError(f"the engine does not train what the stage names: {odd[:5]}")
+
+    def _check_gradients(self, batch: MaskedBatch) -> None:
+        """After the first backward pass of a batch that asks for something: it reached every parameter that trains."""
+        if not self._watches or not len(batch.labels):
+            return
+        for watch in self._watches:
+            watch.remove()
+        self._watches = []
+        if self._ungraded:
+            raise RuntimeError(f"no gradient reaches what the stage trains: {sorted(self._ungraded)[:5]}")
 
     def frozen_checksum(self) -> int:
         """Sum over the frozen parameters' bits."""

@@ -188,7 +188,7 @@ def _run_epochs(
         batches = epoch_batches(lengths, settings.batch_size, settings.seed, epoch)
         for rows in batches[step - epoch * steps_per_epoch :]:
             rate = learning_rate(settings.learning_rate, step, total_steps, settings.warmup)
-            torch.manual_seed(dropout_seed(settings.seed, step, 0, 0))  # a hash: torch's CPU generator reads 32 bits of a seed
+            torch.manual_seed(dropout_seed(settings.seed, step, 0))  # a hash: torch's CPU generator reads 32 bits of a seed
             inputs = padded_batch(classifier, data.encoded, rows)
             loss, grad_norm = _update(classifier, optimizer, rate, inputs, labels[torch.from_numpy(rows)])
             step += 1

@@ -46,7 +46,8 @@ class Gradients:
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None and isinstance(parameter, torch.nn.Parameter)
         if parameter in self._begun:
-            for total, more in zip(self._sums[parameter].view(-1).split(_CACHED), gradient.reshape(-1).split(_CACHED), strict=True):
+            piece = _CACHED if gradient.device.type == "cpu" else gradient.numel()
+            for total, more in zip(self._sums[parameter].view(-1).split(piece), gradient.reshape(-1).split(piece), strict=True):
                 total += more.float()  # in two steps: faster than one of mixed types
         else:
             self._sums[parameter].copy_(gradient)

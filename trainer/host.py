@@ -43,7 +43,8 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         found["seed_problem"] = str(error)
     if asked["corpus"]:
         try:
-            found["corpus"] = Corpus.open(asked["corpus"]).fingerprint[:12]
+            corpus = Corpus.open(asked["corpus"])
+            found["corpus"] = f"{corpus.fingerprint[:12]}, its data {corpus.sample_digest()[:12]}"
         except UserError as error:
             found["corpus_problem"] = str(error)
     return found

@@ -42,6 +42,11 @@ def check_launch(world_size: int) -> None:
 
 def check_mpi(environment: Mapping[str, str], world_size: int) -> None:
     """Raises UserError when MPI started another number of ranks than found each other."""
+    if world_size == 1 and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise UserError(
+            f"srun started {environment['SLURM_STEP_NUM_TASKS']} tasks, and each is a run of one rank: under Slurm start DeepSpeed's "
+            "launcher, one task a node (hostfiles/slurm.sbatch), or mpirun"
+        )
     sizes = {int(environment[name]) for name in _MPI_SIZES if name in environment}
     if sizes and world_size not in sizes:
         raise UserError(

@@ -20,10 +20,10 @@ def hash64(counter: np.ndarray, key: np.ndarray | np.uint64) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
-def dropout_seed(seed: int, batch: int, rank: int, micro_batch: int) -> int:
-    """Seed of the dropout in one micro-batch: where we are, and nothing else."""
+def dropout_seed(seed: int, batch: int, micro_batch: int) -> int:
+    """Seed of the dropout in one micro-batch, by its number in the global batch: the same whichever rank computes it."""
     key: np.ndarray | np.uint64 = np.uint64(0)
-    for number in (seed, batch, rank, micro_batch):
+    for number in (seed, batch, micro_batch):
         key = hash64(np.asarray(number, dtype=np.uint64), key)
     return int(key) % 2**63
 
