@@ -28,11 +28,14 @@ SAMPLE_SENTENCES = 300_000
 SETTINGS = ("splitter", "min_characters", "max_characters", "script", "keep_duplicates")
 
 
-def list_inputs(names: list[str]) -> list[Path | str]:
-    """The files under the inputs in sorted order, and the datasets by their names. Raises UserError when there is nothing."""
+def list_inputs(names: list[str], besides: Path | None = None) -> list[Path | str]:
+    """The files under the inputs in sorted order, and the datasets by their names. besides: a folder to leave out.
+
+    Raises UserError when there is nothing.
+    """
     inputs: list[Path | str] = []
     for name in names:
-        inputs += [name] if is_dataset(name) else list_files([Path(name)])
+        inputs += [name] if is_dataset(name) else list_files([Path(name)], besides)
     return inputs
 
 

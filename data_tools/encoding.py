@@ -33,6 +33,8 @@ class EncodedPart(NamedTuple):
     items_per_document: np.ndarray  # (documents,)
     num_characters: int
     num_unknown: int
+    num_empty: int
+    """Sentences that normalise to nothing."""
 
 
 def encode_block(block: Block) -> dict[int, EncodedPart]:
@@ -49,13 +51,15 @@ def encode_block(block: Block) -> dict[int, EncodedPart]:
     split_of_token = np.repeat(split_of, sizes)
     parts = {}
     for split in (TRAIN, VALID, TEST):
-        chosen = (split_of == split) & (sizes > 0)
-        if chosen.any():
+        of_split = split_of == split
+        chosen = of_split & (sizes > 0)
+        if of_split.any():
             part_ids = ids[split_of_token == split]
             per_document = np.bincount(document_of[chosen])
             parts[split] = EncodedPart(
-                part_ids, sizes[chosen], per_document[per_document > 0], int(lengths[chosen].sum()), int((part_ids == UNKNOWN_ID).sum())
-            )
+                part_ids, sizes[chosen], per_document[per_document > 0], int(lengths[chosen].sum()), int((part_ids == UNKNOWN_ID).sum()),
+                int((of_split & ~chosen).sum()),
+            )  # fmt: skip
     return parts
 
 

@@ -58,7 +58,8 @@ def _texts(file: Path) -> Iterator[str]:
             found += [json.loads(line)] if line.strip() else []
         except (ValueError, RecursionError) as error:
             if not _JSON.match(content):
-                yield from content.splitlines()
+                for text in content.splitlines():
+                    yield from {text, *text.split("\t")}  # columns, perhaps
                 return
             where = f"line {number}: {error}" if found else str(whole)
             raise UserError(f"--exclude {file}: begins as JSON, but is neither JSON nor JSON lines ({where}); mend it.") from None

@@ -24,6 +24,7 @@ SCRIPTS = {
 }
 _NO_LETTER = re.compile(r"[\W\d_]+")
 _NO_WORD = re.compile(r"[\W_]+")
+_NOTES = re.compile(r"(?:\[\d{1,3}\]\s*)+$")
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ class SentenceFilter:
 
 
 def content_key(text: str) -> int:
-    """XXH3-64 of the letters and digits alone, after NFKC and case folding: the same for a sentence with other spaces or punctuation."""
-    return xxhash.xxh3_64_intdigest(_NO_WORD.sub("", unicodedata.normalize("NFKC", text).casefold()).encode("utf-8", "replace"))
+    """XXH3-64 of the letters and digits alone, after NFKC and case folding: the same for a sentence with other spaces or punctuation, or
+    with the numbers of notes at its end."""
+    plain = _NO_WORD.sub("", _NOTES.sub("", unicodedata.normalize("NFKC", text).casefold()))
+    return xxhash.xxh3_64_intdigest(plain.encode("utf-8", "replace"))
 
 
 def _holds(keys: np.ndarray, key: int) -> bool:

@@ -9,6 +9,7 @@ from data_tools.errors import UserError
 from data_tools.filters import SCRIPTS
 
 DEFAULT_VOCAB_SIZE = 32_000
+VOCABULARY_DEFAULTS = {"model_type": "unigram", "character_coverage": 0.9995, "byte_fallback": False}
 _LEAST = {"vocab_size": 10, "valid_sentences": 0, "test_sentences": 0, "max_train_sentences": 1, "workers": 1, "min_characters": 1,
           "max_characters": 1, "seed": 0}  # fmt: skip
 
@@ -55,10 +56,17 @@ def add_vocabulary(parser: argparse.ArgumentParser) -> Any:
     """How a tokenizer is trained. Returns the group."""
     group = parser.add_argument_group("vocabulary")
     group.add_argument("--vocab-size", type=int, help=f"pieces, the 5 special tokens included (default {DEFAULT_VOCAB_SIZE})")
-    group.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram")
-    group.add_argument("--character-coverage", type=float, default=0.9995, help="share of the characters that get a piece")
-    group.add_argument("--byte-fallback", action="store_true", help="the other characters become UTF-8 bytes, not <unk>")
+    group.add_argument("--model-type", choices=("unigram", "bpe"), help="default unigram")
+    group.add_argument("--character-coverage", type=float, help="share of the characters that get a piece (default 0.9995)")
+    group.add_argument("--byte-fallback", action="store_true", default=None, help="the other characters become UTF-8 bytes, not <unk>")
     return group
+
+
+def fill_vocabulary(options: argparse.Namespace) -> None:
+    """What was not given of `add_vocabulary`; not in the parser, where it could not be told from what was."""
+    for name, default in ({"vocab_size": DEFAULT_VOCAB_SIZE} | VOCABULARY_DEFAULTS).items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
 
 
 def check_numbers(options: argparse.Namespace) -> None:
@@ -67,5 +75,5 @@ def check_numbers(options: argparse.Namespace) -> None:
         value = getattr(options, name, None)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
-    if not 0.98 <= getattr(options, "character_coverage", 1) <= 1:
+    if not 0.98 <= (getattr(options, "character_coverage", None) or 1) <= 1:
         raise UserError(f"--character-coverage {options.character_coverage}: expected 0.98 to 1.")

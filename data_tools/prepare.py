@@ -23,7 +23,7 @@ from data_tools.collecting import describe_sentences, list_inputs, sample_senten
 from data_tools.encoding import Block, encode_block
 from data_tools.errors import UserError, run_command
 from data_tools.mmididx import IndexedDatasetWriter
-from data_tools.options import DEFAULT_VOCAB_SIZE, add_input, add_sentences, add_vocabulary, check_numbers, new_parser
+from data_tools.options import VOCABULARY_DEFAULTS, add_input, add_sentences, add_vocabulary, check_numbers, fill_vocabulary, new_parser
 from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
 from data_tools.spool import Spool
 from data_tools.vocabulary import FILES, MODEL_NAME, check_export, export_tokenizer, load_processor, train_vocabulary
@@ -55,19 +55,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     check_numbers(options)
-    if options.tokenizer:
+    if not options.tokenizer:
+        fill_vocabulary(options)
+    else:
         found = check_export(options.tokenizer).vocab_size()
         if options.vocab_size not in (None, found):
             raise UserError(f"--vocab-size {options.vocab_size}: expected {found}, that of --tokenizer {options.tokenizer}; leave it out.")
         options.vocab_size = found
-    elif options.vocab_size is None:
-        options.vocab_size = DEFAULT_VOCAB_SIZE
+        for name in VOCABULARY_DEFAULTS:
+            if getattr(options, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag}: expected none with --tokenizer {options.tokenizer}, which has been trained; leave it out.")
     return options
 
 
 def prepare(options: argparse.Namespace) -> None:
     """Make the corpus. Raises UserError for anything the user can mend; the manifest is written last."""
-    inputs = list_inputs(options.input)
+    inputs = list_inputs(options.input, besides=options.output_dir)
     described = describe_sentences(options, inputs)
     settings = describe_settings(options, described)
     output_dir = options.output_dir
@@ -89,6 +93,9 @@ def prepare(options: argparse.Namespace) -> None:
     splits = np.full(len(spool.num_sentences), UNUSED, np.uint8)  # of documents that are nothing but duplicates
     whole = spool.num_sentences > 0
     splits[whole] = assign_documents(spool.num_sentences[whole], valid, test, options.max_train_sentences, options.seed)
+    for name, code, asked in (("valid", VALID, valid), ("test", TEST, test)):
+        if (given := int(spool.num_sentences[splits == code].sum())) > asked:
+            facts["notices"].append(f"{name}: {given} sentences instead of {asked}, since no document is smaller")
     make_tokenizer(options, settings, spool, splits, work)
     shutil.copytree(work.path / "tokenizer", output_dir / corpora.TOKENIZER_NAME)
     facts |= encode_splits(options, spool, splits)
@@ -126,9 +133,10 @@ def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
                 "give another folder or delete that one."
             )
         return True
-    known = {WORK_NAME, corpora.TOKENIZER_NAME, corpora.MANIFEST_NAME + ".partial"}
-    known |= {f"{split}{end}{aside}" for split in corpora.SPLITS for end in (".bin", ".idx") for aside in ("", ".partial")}
-    foreign = sorted(entry.name for entry in output_dir.iterdir() if entry.name not in known)
+    found = {entry.name for entry in output_dir.iterdir()}
+    ours = {WORK_NAME, corpora.TOKENIZER_NAME, corpora.MANIFEST_NAME + ".partial"}
+    ours |= {f"{split}{end}{aside}" for split in corpora.SPLITS for end in (".bin", ".idx") for aside in ("", ".partial")}
+    foreign = sorted(found - ours if WORK_NAME in found else found)  # others' corpora have such names, too: ours are from after .work
     if foreign:
         raise UserError(f"--output-dir {output_dir}: expected an empty folder, found {foreign[0]}; give another folder.")
     return False
@@ -171,7 +179,7 @@ def encode_splits(options: argparse.Namespace, spool: Spool, splits: np.ndarray)
     vocab_size = load_processor(tokenizer_dir).vocab_size()
     dtype = np.int32 if options.token_dtype == "int32" or vocab_size > 65536 else np.uint16
     writers = {name: IndexedDatasetWriter(options.output_dir / name, dtype) for name in SPLIT_CODES}
-    counts = {name: Counter(documents=0, sentences=0, tokens=0, characters=0, unknown=0) for name in SPLIT_CODES}
+    counts = {name: Counter(documents=0, sentences=0, tokens=0, characters=0, unknown=0, empty=0) for name in SPLIT_CODES}
     tasks = (
         Block(
             spool.path, offset, int(spool.num_bytes[run].sum()), spool.kept_lines(run), spool.num_sentences[run], splits[run], tokenizer_dir
@@ -186,7 +194,7 @@ def encode_splits(options: argparse.Namespace, spool: Spool, splits: np.ndarray)
                         part = parts[code]
                         writers[name].add_documents(part.ids, part.sizes, part.items_per_document)
                         counts[name].update(documents=len(part.items_per_document), sentences=len(part.sizes), tokens=len(part.ids))
-                        counts[name].update(characters=part.num_characters, unknown=part.num_unknown)
+                        counts[name].update(characters=part.num_characters, unknown=part.num_unknown, empty=part.num_empty)
                         progress.update(len(part.sizes))
         for writer in writers.values():
             writer.close()

@@ -14,7 +14,8 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 from xml.etree import ElementTree
@@ -23,8 +24,9 @@ from data_tools.errors import UserError
 from data_tools.wikitext import DEFAULT_NAMESPACES, Namespaces
 
 HEAD_BYTES = 65536
-# A plain text without blank lines would be one document of any size; what is longer than this is taken as several.
-MAX_PARAGRAPHS = 10_000
+# A plain text that has no blank line in so many paragraphs is a list of lines, and taken as documents of LINES_TOGETHER each.
+MAX_PARAGRAPHS, LINES_TOGETHER = 10_000, 100
+MOST_PARAGRAPHS = 1_000_000  # of a document, which lies in memory whole
 _DOC_START = re.compile(r"<doc\b[^>]*>\s*$")
 _DOC_TITLE = re.compile(r'\btitle="([^"]*)"')
 _REDIRECT = re.compile(r"\s*#\s*(redirect|넘겨주기)\b", re.IGNORECASE)
@@ -40,14 +42,19 @@ class Document(NamedTuple):
     namespaces: Namespaces = DEFAULT_NAMESPACES  # of the dump that the markup is from
 
 
-def list_files(paths: list[Path]) -> list[Path]:
-    """The files under `paths` in sorted order, hidden ones left out. Raises UserError when a path is missing or holds no file."""
+def list_files(paths: list[Path], besides: Path | None = None) -> list[Path]:
+    """The files under `paths` in sorted order, hidden ones and those in the folder `besides` left out.
+
+    Raises UserError when a path is missing or holds no file, or a link points to nothing, OSError for a folder that cannot be read.
+    """
     files: list[Path] = []
     for path in paths:
         if path.is_file():
             files.append(path)
         elif path.is_dir():
-            found = [file for file in _walk(path) if file.is_file() and not _is_hidden(file.relative_to(path))]
+            found = [file for file in _walk(path) if not _is_hidden(file.relative_to(path)) and _is_there(file)]
+            if besides and besides.resolve().is_relative_to(path.resolve()):
+                found = [file for file in found if not file.resolve().is_relative_to(besides.resolve())]
             if not found:
                 raise UserError(f"--input {path}: expected text files, found a directory without files; name another.")
             files += sorted(found, key=lambda file: file.relative_to(path).as_posix())
@@ -59,7 +66,11 @@ def list_files(paths: list[Path]) -> list[Path]:
 def _walk(path: Path) -> Iterator[Path]:
     """The files below, links to folders followed, each folder once."""
     seen = set()
-    for folder, folders, names in os.walk(path, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(path, followlinks=True, onerror=refuse):
         # which of two ways into a folder is taken must not depend on the file system
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         real = os.path.realpath(folder)
@@ -68,6 +79,12 @@ def _walk(path: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         yield from (Path(folder, name) for name in names)
+
+
+def _is_there(file: Path) -> bool:
+    if file.is_symlink() and not file.exists():
+        raise UserError(f"--input: {file} is a link to nothing; remove it, or mount what it points to.")
+    return file.is_file()
 
 
 def _is_hidden(relative: Path) -> bool:
@@ -132,11 +149,11 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
         return _parse_doc_elements(lines, path)
     if re.match(r'\s*\{\s*"', first_line):
         return _parse_json_lines(lines, path)
-    if re.match(r"\s*(\[\s*(\{|$)|\{\s*\}?\s*$)", first_line):
+    if re.match(r'\s*(\[\s*(\{|$|"[^"]*"\s*[],])|\{\s*\}?\s*$)', first_line):
         raise UserError(
             f"{path}: expected JSON with an object a line, found an array or objects over lines; rewrite the file or leave it out."
         )
-    return _parse_plain(lines)
+    return _parse_plain(lines, path)
 
 
 def _parse_mediawiki(stream: BinaryIO) -> Iterator[Document]:
@@ -178,6 +195,8 @@ def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[Document]:
                 paragraphs = paragraphs[1:]
             yield Document(title, html.unescape("\n".join(paragraphs)), False, 0)
             paragraphs = None
+        elif _DOC_START.match(line):
+            raise UserError(f'{path}: expected "</doc>" before the next "<doc ...>", found none in {title!r}; extract the file again.')
         else:
             paragraphs.append(line)
     if paragraphs is not None:
@@ -195,20 +214,41 @@ def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[Document]:
         text = article.get("text") if isinstance(article, dict) else None
         if not isinstance(text, str):
             raise UserError(f'{path}, line {number}: expected an object with a string "text", found {line[:60]!r}; mend the line.')
-        is_wikiextractor = {"id", "url", "title"} <= article.keys()  # which escapes <, > and &
+        is_wikiextractor = "curid=" in str(article.get("url"))  # as it writes them, and it escapes <, > and &
         yield Document(str(article.get("title", "")), html.unescape(text) if is_wikiextractor else text, False, 0)
 
 
-def _parse_plain(lines: TextIO) -> Iterator[Document]:
+def _parse_plain(lines: TextIO, path: Path) -> Iterator[Document]:
     paragraphs: list[str] = []
+    blank = False  # a line was
     for line in lines:
         if line.strip():
             paragraphs.append(line.rstrip("\n"))
-        if paragraphs and (not line.strip() or len(paragraphs) == MAX_PARAGRAPHS):
+        else:
+            blank = blank or bool(paragraphs)
+        if not blank and len(paragraphs) == MAX_PARAGRAPHS:
+            yield from _parse_lines(chain(paragraphs, lines))
+            return
+        if len(paragraphs) > MOST_PARAGRAPHS:
+            raise UserError(f"{path}: expected blank lines between documents, found {MOST_PARAGRAPHS:,} lines without one; put some there.")
+        if paragraphs and not line.strip():
             yield Document("", "\n".join(paragraphs), False, 0)
             paragraphs = []
     if paragraphs:
         yield Document("", "\n".join(paragraphs), False, 0)
+
+
+def _parse_lines(lines: Iterable[str]) -> Iterator[Document]:
+    """A list of lines; blank ones, should there be any, end a document as well."""
+    together: list[str] = []
+    for line in lines:
+        if line.strip():
+            together.append(line.rstrip("\n"))
+        if together and (not line.strip() or len(together) == LINES_TOGETHER):
+            yield Document("", "\n".join(together), False, 0)
+            together = []
+    if together:
+        yield Document("", "\n".join(together), False, 0)
 
 
 def relative_name(file: Path, paths: list[Path]) -> str:

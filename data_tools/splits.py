@@ -25,8 +25,8 @@ def held_out_sizes(total: int, valid: int | None, test: int | None) -> tuple[int
             notices.append(f"--{name}-sentences: {sizes[-1]} instead of {default}, since the input has {total} sentences only")
     if sum(sizes) > total / 2:
         raise UserError(
-            f"--valid-sentences {sizes[0]} and --test-sentences {sizes[1]}: expected at most half of the input's {total} sentences; "
-            "give smaller numbers or more text."
+            f"{sizes[0]} sentences for valid and {sizes[1]} for test: expected at most half of the input's {total} sentences; "
+            "give more text, or smaller --valid-sentences and --test-sentences."
         )
     return sizes[0], sizes[1], notices
 
@@ -40,9 +40,10 @@ def assign_documents(num_sentences: np.ndarray, valid: int, test: int, max_train
     """
     sizes = num_sentences.tolist()
     wanted = [(VALID, valid), (TEST, test), (TRAIN, max_train)]
-    if len(sizes) < sum(size != 0 for _, size in wanted):
+    needed = sum(size != 0 for _, size in wanted)
+    if len(sizes) < needed:
         raise UserError(
-            f"--input: expected at least 3 documents for train, valid and test, found {len(sizes)}; separate documents by blank lines, "
+            f"--input: expected at least {needed} documents, one for each split, found {len(sizes)}; separate documents by blank lines, "
             "or give --valid-sentences 0 --test-sentences 0."
         )
     left = list(range(len(sizes)))

@@ -1,5 +1,7 @@
 """The sentences of all documents, aside on disk between the two passes over the text: one a line, documents one after another."""
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import compress
@@ -16,6 +18,7 @@ from data_tools.sentences import make_splitter
 from data_tools.sources import Document
 
 BLOCK_BYTES = 1 << 20
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]+")
 
 
 class SplitDocuments(NamedTuple):
@@ -23,7 +26,7 @@ class SplitDocuments(NamedTuple):
 
     text: bytes
     hashes: np.ndarray
-    """(lines,) uint64, XXH3 of each line."""
+    """(lines,) uint64, XXH3 of each line as `_as_compared`."""
     num_bytes: list[int]
     num_sentences: list[int]
     num_without_sentences: int
@@ -48,7 +51,7 @@ def split_documents(documents: list[Document], splitter: str, keep: SentenceFilt
             failed.append(document.title)
             continue
         lines = []
-        for sentence in split(text):
+        for sentence in split(text.replace("\0", "")):  # JSON may hold it, and no text that we would read again
             if reason := keep.reason(sentence):
                 left_out[reason] += 1
             else:
@@ -58,12 +61,18 @@ def split_documents(documents: list[Document], splitter: str, keep: SentenceFilt
             continue
         part = b"\n".join(lines) + b"\n"
         parts.append(part)
-        hashes += map(xxhash.xxh3_64_intdigest, lines)
+        hashes += [xxhash.xxh3_64_intdigest(_as_compared(line)) for line in lines]
         num_bytes.append(len(part))
         num_sentences.append(len(lines))
     return SplitDocuments(
         b"".join(parts), np.array(hashes, np.uint64), num_bytes, num_sentences, num_empty, left_out, failed, documents[-1].position
     )
+
+
+def _as_compared(line: bytes) -> bytes:
+    """What two lines have in common that no tokenizer tells apart: NFKC, without what cannot be seen."""
+    text = _INVISIBLE.sub("", line.decode("utf-8"))
+    return (text if unicodedata.is_normalized("NFKC", text) else unicodedata.normalize("NFKC", text)).encode("utf-8")
 
 
 def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -86,7 +95,7 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         """An empty spool in an existing folder, to be filled; or with `load` one that was finished there."""
         self.path, self._hashes, self._arrays = folder / "sentences.txt", folder / "hashes", folder / "documents.npz"
-        self.num_bytes = self.num_lines = self.num_sentences = np.zeros(0, np.int64)  # (documents,), from `finish` or `load` on
+        self.num_bytes = self.num_lines = self.num_sentences = np.zeros(0, np.int64)  # (documents,), from `fill` or `load` on
         self.kept = np.zeros(0, bool)  # (lines,)
 
     def fill(self, splits: Iterable[SplitDocuments], keep_duplicates: bool) -> None:

@@ -170,7 +170,7 @@ def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
     if not model_file.is_file():
         raise UserError(f"{tokenizer_dir}: expected a tokenizer folder with {MODEL_NAME} in it, found none; give one that prepare made.")
     try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+        return sentencepiece.SentencePieceProcessor(model_proto=model_file.read_bytes())  # not by name: it may be no UTF-8
     except (RuntimeError, OSError) as error:
         raise UserError(f"{model_file}: expected a SentencePiece model, but it cannot be read; make the folder anew.") from error
 
@@ -179,7 +179,7 @@ def export_tokenizer(model_bytes: bytes, folder: Path) -> None:
     """Write a folder that `AutoTokenizer.from_pretrained` loads as a fast tokenizer: model, tokenizer.json and its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL_NAME).write_bytes(model_bytes)
-    build_tokenizer(model_bytes).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(build_tokenizer(model_bytes).to_str(pretty=True), encoding="utf-8")
     start, padding, end, unknown, mask = SPECIAL_TOKENS
     configuration = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -8,6 +8,7 @@ that is opened and never closed costs the rest of its line, never the rest of th
 import html
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import NamedTuple
 
 import mwparserfromhell
@@ -49,15 +50,32 @@ _OPAQUE_NAMES = (
     "|hiero|templatestyles|inputbox|style|script|section|indicator|includeonly"
 )
 _OPAQUE = re.compile(rf"<(?:(!--)|({_OPAQUE_NAMES})\b[^<>]*>)", re.IGNORECASE)
-_OPAQUE_ENDS = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _OPAQUE_NAMES.split("|")}
-_OPAQUE_ENDS["ref"] = re.compile(r"<(?:/ref\s*>|ref\b[^<>]*(?<!/)>)", re.IGNORECASE)  # one that begins: the one before never ended
+# One that begins: the one before never ended.
+_OPAQUE_ENDS = {name: re.compile(rf"<(?:/{name}\s*>|{name}\b[^<>]*(?<!/)>)", re.IGNORECASE) for name in _OPAQUE_NAMES.split("|")}
+_OPAQUE_ENDS["nowiki"] = re.compile(r"</nowiki\s*>", re.IGNORECASE)
 _OPAQUE_ENDS["!--"] = re.compile("-->")
 _AS_ENTITIES = {ord(char): f"&#{ord(char)};" for char in "[]{}|<>'=*#:;_~-/!"}
 
 _SIMPLE_LINK = re.compile(r"\[\[(?:[^\[\]{}<>|\n:]*\|([^\[\]{}<>|\n]+)|([^\[\]{}<>|\n:]+))\]\]")
 _NESTING = re.compile(r"\{\{+|\}\}+|\[\[|\]\]+|\n|</?table\b[^<>]*>", re.IGNORECASE)
 _TARGET = re.compile(r"[^\[\]{}<>|\n]{0,1000}")
-_LANGUAGE_LINK = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple):\S")  # [[de:Fluss]]; an article's name begins with a capital
+# [[de:Fluss]]: the codes of Wikipedia's languages; any other short word may begin an article's name ([[re:Zero]]).
+_LANGUAGES = (
+    "aa|ab|ace|ady|ae|af|ak|als|am|an|ang|ar|arc|ary|arz|as|ast|atj|av|avk|awa|ay|az|azb|ba|ban|bar|bat-"
+    "smg|bcl|be|be-tarask|be-x-old|bg|bh|bi|bjn|blk|bm|bn|bo|bpy|br|bs|bug|bxr|ca|cbk-zam|cdo|ce|ceb|ch|cho|"
+    "chr|chy|ckb|co|cr|crh|cs|csb|cu|cv|cy|da|dag|de|din|diq|dsb|dty|dv|dz|ee|el|eml|en|eo|es|et|eu|ext|"
+    "fa|fat|ff|fi|fiu-vro|fj|fo|fon|fr|frp|frr|fur|fy|ga|gag|gan|gcr|gd|gl|glk|gn|gom|gor|got|gpe|gu|guc|"
+    "gur|guw|gv|ha|hak|haw|he|hi|hif|ho|hr|hsb|ht|hu|hy|hyw|hz|ia|id|ie|ig|ii|ik|ilo|inh|io|is|it|iu|ja|"
+    "jam|jbo|jv|ka|kaa|kab|kbd|kbp|kcg|kg|ki|kj|kk|kl|km|kn|ko|koi|kr|krc|ks|ksh|ku|kv|kw|ky|la|lad|lb|"
+    "lbe|lez|lfn|lg|li|lij|lld|lmo|ln|lo|lrc|lt|ltg|lv|mad|mai|map-bms|mdf|mg|mh|mhr|mi|min|mk|ml|mn|mni|"
+    "mnw|mo|mr|mrj|ms|mt|mus|mwl|my|myv|mzn|na|nah|nap|nds|nds-nl|ne|new|ng|nia|nl|nn|no|nov|nqo|nrm|nso|"
+    "nv|ny|oc|olo|om|or|os|pa|pag|pam|pap|pcd|pcm|pdc|pfl|pi|pih|pl|pms|pnb|pnt|ps|pt|pwn|qu|rm|rmy|rn|"
+    "ro|roa-rup|roa-tara|ru|rue|rw|sa|sah|sat|sc|scn|sco|sd|se|sg|sh|shi|shn|si|simple|sk|skr|sl|sm|smn|sn|"
+    "so|sq|sr|srn|ss|st|stq|su|sv|sw|szl|szy|ta|tay|tcy|te|tet|tg|th|ti|tk|tl|tly|tn|to|tok|tpi|tr|trv|"
+    "ts|tt|tum|tw|ty|tyv|udm|ug|uk|ur|uz|ve|vec|vep|vi|vls|vo|vro|wa|war|wo|wuu|xal|xh|xmf|yi|yo|yue|za|"
+    "zea|zgh|zh|zh-classical|zh-min-nan|zh-yue|zu"
+)
+_LANGUAGE_LINK = re.compile(rf"(?:{_LANGUAGES}):\S")
 _TABLE_INDENT = " \t:*#;"
 
 _KNOWN_TAGS = (
@@ -138,7 +156,7 @@ def _cut_opaque(text: str) -> str:
         end = None if name in endless else _OPAQUE_ENDS[name].search(text, position)
         if end is None:
             endless.add(name)
-        if end is None or (name == "ref" and end[0][1] != "/"):
+        if end is None or (end[0][0] == "<" and end[0][1] != "/"):
             if name not in ("nowiki", "includeonly", "section"):
                 position = _end_of_line(text, position, end.start() if end else len(text))
             continue
@@ -160,7 +178,7 @@ class _Open(NamedTuple):
     kind: str  # "{{", "<table", "[[" (its label is prose) or "[[File" (nothing of it is)
     start: int
     inside: int  # where its label or content begins
-    braces: int = 0
+    braces: int = 0  # of a template; of a link, whether its target holds one
 
 
 def _cut_nesting(text: str, namespaces: Namespaces) -> str:
@@ -192,7 +210,11 @@ def _cut_nesting(text: str, namespaces: Namespaces) -> str:
                 link = stack.pop()
                 num_open[link.kind] -= 1
                 start += 2
-                cuts += [(link.start, start)] if link.kind == "[[File" else [(link.start, link.inside), (start - 2, start)]
+                if link.kind == "[[File":
+                    cuts.append((link.start, start))
+                else:
+                    inside = _label_start(text, link.inside, start - 2, cuts) if link.braces else link.inside
+                    cuts += [(link.start, inside), (start - 2, start)]
         elif first == "<":
             if num_open["<table"]:
                 while stack[-1].kind.startswith("[["):
@@ -227,7 +249,18 @@ def _open_link(text: str, start: int, namespaces: Namespaces) -> _Open:
         prefix = _normalize(prefix)
         if prefix in namespaces.hidden or (prefix in namespaces.other and not is_piped) or _LANGUAGE_LINK.match(target):
             return _Open("[[File", start, inside)
-    return _Open("[[", start, found.end() + 1 if is_piped else inside)
+    return _Open("[[", start, found.end() + 1 if is_piped else inside, 2 * text.startswith("{{", found.end()))
+
+
+def _label_start(text: str, inside: int, end: int, cuts: list[tuple[int, int]]) -> int:
+    """Where the label begins of a link whose target holds templates, cut already: behind the first bar that stands in none of them."""
+    position = inside
+    for first, last in sorted(takewhile(lambda cut: cut[0] >= inside, reversed(cuts))):
+        bar = text.find("|", position, max(position, first))
+        if bar >= 0:
+            return bar + 1
+        position = max(position, last)
+    return text.find("|", position, end) + 1 or inside
 
 
 def _without(text: str, cuts: list[tuple[int, int]], unclosed: list[_Open]) -> str:
@@ -252,7 +285,7 @@ def _without(text: str, cuts: list[tuple[int, int]], unclosed: list[_Open]) -> s
 
 
 def _cut_tables(text: str) -> str:
-    """Without tables, which begin and end with a line, and nest. One that never ends loses its first paragraph; the rest are rows."""
+    """Without tables, which begin and end with a line, and nest. One that never ends loses the rows that follow it."""
     lines = text.split("\n")
     begun: list[int] = []
     ends: dict[int, int] = {}
@@ -265,7 +298,8 @@ def _cut_tables(text: str) -> str:
     last = -1
     for number in begun:  # what is left of these never ends
         if number > last:
-            last = next((i - 1 for i in range(number, len(lines)) if not lines[i].strip()), len(lines) - 1)
+            rows = (i - 1 for i in range(number + 1, len(lines)) if not lines[i].lstrip(_TABLE_INDENT).startswith(("|", "!")))
+            last = next(rows, len(lines) - 1)
             ends[number] = last
     kept = []
     last = -1

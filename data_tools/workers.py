@@ -2,12 +2,16 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from data_tools.errors import RunError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -51,15 +55,22 @@ def ordered_map(function: Callable[[Task], Result], tasks: Iterable[Task], num_w
         yield from map(function, tasks)
     else:
         context = multiprocessing.get_context("spawn")  # fork is unsafe where the caller has threads
-        with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent) as pool:
-            yield from _in_order(pool, function, tasks, 3 * num_workers)
+        try:
+            with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin) as pool:
+                yield from _in_order(pool, function, tasks, 3 * num_workers)
+        except BrokenProcessPool:
+            raise RunError(
+                "a worker process was ended from outside, by the kernel if memory ran out; give fewer --workers, then start again"
+            ) from None
 
 
 def _in_order(pool: Executor, function: Callable[[Task], Result], tasks: Iterable[Task], most: int) -> Iterator[Result]:
     pending: deque[Future[Result]] = deque()
     try:
         for task in tasks:
-            pending.append(pool.submit(function, task))
+            with _interrupts_later():  # this may start a worker
+                future = pool.submit(function, task)
+            pending.append(future)
             if len(pending) > most:
                 yield pending.popleft().result()
         while pending:
@@ -69,8 +80,21 @@ def _in_order(pool: Executor, function: Callable[[Task], Result], tasks: Iterabl
             future.cancel()
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed outright would wait for tasks for ever: watch the parent and leave with it."""
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended; processes that it starts are born so."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin() -> None:
+    """In a new worker. A terminal's Ctrl-C reaches it, too, but it is the parent who ends: a worker that broke off while it sends a result
+    would leave the parent waiting for the rest. And one whose parent was killed outright would wait for tasks for ever: it leaves, too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     assert parent is not None
 

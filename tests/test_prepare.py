@@ -3,12 +3,16 @@
 import errno
 import html
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,6 +27,7 @@ from data_tools.corpus import MANIFEST_NAME, SPLITS, Corpus
 from data_tools.duplicates import first_occurrences
 from data_tools.errors import UserError
 from data_tools.exclusions import read_exclusions
+from data_tools.filters import content_key
 from data_tools.findings import Findings
 from data_tools.page import render
 from data_tools.sentences import split_sentences
@@ -214,6 +219,7 @@ def test_damaged_corpora_are_refused(corpus_dir: Path, tmp_path: Path) -> None:
         (FORTY, ("--workers", 0), "--workers 0"),
         (FORTY, ("--max-train-sentences", -5), "--max-train-sentences -5"),
         (FORTY, ("--tokenizer", "nowhere"), "nowhere: expected a tokenizer folder"),
+        (FORTY, ("--test-sentences", 0, "--valid-sentences", 39), "39 sentences for valid and 0 for test: expected at most half"),
         (FORTY, ("--output-dir", __file__), "found a file"),
         (FORTY, ("--output-dir", Path(__file__).parent), "expected an empty folder"),
     ],
@@ -223,6 +229,73 @@ def test_mistakes_get_one_clear_error_and_no_corpus(tmp_path: Path, content: str
     with pytest.raises(UserError, match=message):
         run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", "--workers", 1, *arguments)
     assert not (tmp_path / "c" / MANIFEST_NAME).exists()
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path, text_file: Path, corpus_dir: Path) -> None:
+    shutil.copytree(corpus_dir / "tokenizer", tmp_path / "c" / "tokenizer")
+    (tmp_path / "c" / "train.bin").write_bytes(b"mine")
+    for arguments in ((), ("--tokenizer", tmp_path / "c" / "tokenizer")):
+        with pytest.raises(UserError, match="expected an empty folder, found tokenizer"):
+            run("--input", text_file, "--output-dir", tmp_path / "c", *arguments)
+    assert (tmp_path / "c" / "train.bin").read_bytes() == b"mine" and len(list((tmp_path / "c" / "tokenizer").iterdir())) == 3
+
+
+def test_a_given_tokenizer_has_its_settings_already(tmp_path: Path, text_file: Path, corpus_dir: Path) -> None:
+    for flags in (("--model-type", "bpe"), ("--byte-fallback",), ("--character-coverage", 0.99)):
+        with pytest.raises(UserError, match=f"{flags[0]}: expected none with --tokenizer"):
+            run("--input", text_file, "--output-dir", tmp_path / "c", "--tokenizer", corpus_dir / "tokenizer", *flags)
+    run("--input", text_file, "--output-dir", tmp_path / "c", "--tokenizer", corpus_dir / "tokenizer", "--workers", 1)
+    settings = Corpus.open(tmp_path / "c").manifest["settings"]
+    assert [settings[name] for name in ("model_type", "character_coverage", "byte_fallback")] == [None, None, None]
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    text, output = (tmp_path / os.fsdecode(name.encode("euc-kr")) for name in ("한국어.txt", "말뭉치"))
+    text.write_text("\n\n".join(f"{' '.join(document)}" for document in invented_documents(60, 1)))
+    run("--input", text, "--output-dir", output, "--vocab-size", 150, "--workers", 1)
+    run("--input", text, "--output-dir", output, "--vocab-size", 150, "--workers", 1)  # it knows its own inputs
+    assert Corpus.open(output).manifest["settings"]["inputs"][0]["name"] == text.name
+
+
+INTERRUPTED = """
+from data_tools.errors import run_command
+from data_tools.workers import ordered_map
+def main():
+    for number, _ in enumerate(ordered_map(bytes, (3_000_000 for _ in range(100_000)), 2)):
+        if number == 20:
+            print("now", flush=True)
+if __name__ == "__main__":
+    run_command(main)
+"""
+
+
+def test_ctrl_c_ends_it_with_one_word_and_at_once(tmp_path: Path) -> None:
+    """Sent to all processes, as a terminal does, while they send large results; half a one would leave the parent waiting for the rest."""
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    for pause in (0.0, 0.11, 0.23):
+        with subprocess.Popen(
+            [sys.executable, tmp_path / "script.py"], stdout=-1, stderr=-1, text=True, start_new_session=True, env=environment
+        ) as process:
+            assert process.stdout and process.stdout.readline() == "now\n"
+            time.sleep(pause)
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                _, said = process.communicate(timeout=60)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        assert (process.returncode, said) == (130, "interrupted\n"), said
+
+
+def test_a_worker_that_is_ended_from_outside_is_told(tmp_path: Path) -> None:
+    calls = "ordered_map(bytes, (3_000_000 for _ in range(100_000)), 2)"
+    (tmp_path / "script.py").write_text("import os" + INTERRUPTED.replace(calls, "ordered_map(os._exit, iter([1] * 9), 2)"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=100, env=environment, check=False
+    )
+    assert done.returncode == 1 and done.stderr.startswith("error: a worker process was ended from outside"), done.stderr
 
 
 def test_split_sizes() -> None:
@@ -340,6 +413,26 @@ def test_what_is_left_out_is_left_out_and_counted(tmp_path: Path) -> None:
     for output in ("c", "d"):
         with pytest.raises(UserError, match=r"--exclude .*none"):
             run("--input", tmp_path / "text", "--output-dir", tmp_path / output, *options[:-1], tmp_path / "none")
+
+
+def test_equal_text_is_a_duplicate_however_it_is_written(tmp_path: Path) -> None:
+    documents = [" ".join(sentences) for sentences in invented_documents(60, 1)]
+    again = [unicodedata.normalize("NFD", documents[3]), documents[4].replace(" ", "\u200b ", 1), documents[5].replace("다", "다", 1)]
+    (tmp_path / "text").write_text("\n\n".join([*documents, *again, "\u3164\u3164\u3164 \u3164"]))
+    run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", "--vocab-size", 150, "--workers", 1)
+    corpus = Corpus.open(tmp_path / "c")
+    found, splits = corpus.manifest["sentences"], corpus.manifest["splits"].values()
+    repeated = sum(len(split_sentences(documents[number])) for number in (3, 4, 5))
+    assert found["duplicates"] == repeated, found
+    assert sum(split["empty"] for split in splits) == 1
+    assert sum(split["sentences"] + split["empty"] for split in splits) == found["found"] - found["duplicates"] - found["short"]
+
+
+def test_notes_and_columns_hide_no_evaluation_sentence(tmp_path: Path) -> None:
+    (tmp_path / "sts.tsv").write_text("id\t가나다라마바사아자차카타\t하나 둘 셋 넷 다섯 여섯 일곱\n")
+    keys = read_exclusions([tmp_path / "sts.tsv"], lambda text: [text])
+    for text in ("가나다라마바사아자차카타.[1]", "하나 둘 셋 넷 다섯, 여섯 일곱[12][3] "):
+        assert np.uint64(content_key(text)) in keys, text
 
 
 def test_evaluation_files_of_any_shape_are_read_whole_or_refused(tmp_path: Path) -> None:

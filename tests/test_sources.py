@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,10 +169,43 @@ def test_directories_are_walked_in_sorted_order(tmp_path: Path) -> None:
     (tmp_path / "linked" / ".store" / "a.txt").write_text("글")
     (tmp_path / "linked" / "text").symlink_to(".store")
     assert [file.relative_to(tmp_path).as_posix() for file in list_files([tmp_path / "linked"])] == ["linked/text/a.txt"]
+    found = [file.name for file in list_files([tmp_path], besides=tmp_path / "b")]
+    assert "a.txt" in found and "wiki_00" not in found
+    (tmp_path / "linked" / "gone").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"gone is a link to nothing"):
+        list_files([tmp_path / "linked"])
     (tmp_path / "empty").mkdir()
     for path, message in ((tmp_path / "empty", "without files"), (tmp_path / "none", "found nothing there")):
         with pytest.raises(UserError, match=message):
             list_files([path])
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text").write_text("글")
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(PermissionError):
+        list_files([tmp_path])
+
+
+def test_what_is_one_document_and_what_is_a_list_of_lines(tmp_path: Path) -> None:
+    def documents(*lengths: int) -> list[int]:
+        text = "\n".join("글이다.\n" * length for length in lengths)
+        (tmp_path / "text").write_text(text)
+        return [document.text.count("\n") + 1 for document in read_documents(tmp_path / "text")]
+
+    assert documents(9_999) == [9_999]
+    assert documents(3, 10_500, 2) == [3, 10_500, 2]
+    assert documents(25_050) == [100] * 250 + [50]
+    assert documents(10_030, 5) == [100] * 100 + [30, 5]
 
 
 LONG = ("가나다라 마바사. " * 500 + "\n\n") * 30
@@ -187,6 +221,8 @@ BAD_FILES = {
     "XML cut in the middle": (DUMP[:-60].encode(), "well-formed XML"),
     "another XML": ('<?xml version="1.0"?><rss></rss>', "XML of another kind"),
     "doc without end": (WIKIEXTRACTOR[:-8].encode(), "</doc>"),
+    "doc in a doc": (WIKIEXTRACTOR.replace("</doc>", "", 1).encode(), "before the next"),
+    "JSON array of strings": ('["가나다 라마.", "나"]'.encode(), "an object a line"),
     "text between docs": ((WIKIEXTRACTOR + "글\n").encode(), '"<doc'),
     "JSON cut": (JSON_LINES[:-9].encode(), "line 3"),
     "JSON without text": (b'{"title": "a"}\n', "line 1.*text"),

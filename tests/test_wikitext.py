@@ -58,6 +58,13 @@ CASES = {
     "unclosed file": ("가 [[파일:a.jpg|나\n\n다 [[라]] 마]] 바", "가\n다 라 마 바"),
     "unclosed reference": ("가<ref>나\n다<ref>라</ref>마<ref>바", "가\n다마"),
     "unclosed comment": ("가<!-- 나\n다", "가\n다"),
+    "an element that another begins in": (
+        "가 <code>x<code>는 함수이다.\n\n나\n\n<math>y<math> 다\n라 <code>y</code> 마",
+        "가\n나\n라 마",
+    ),
+    "links of short words": ("[[re:가|나]] [[doi:10.1/x|다]] [[de:Fluss]][[ko:강|강]][[wp:라|라]]", "나 다 라"),
+    "templates in a link's target": ("[[{{a}}|가]]는 [[나{{b|c}}다|라 {{d}}]]와 [[마{{e}}]][[{{f}}]]", "가는 라 와 마"),
+    "unclosed table without a blank line": ("{| class=x\n|-\n| 가\n나 다\n| 라\n마", "나 다\n마"),
     "unclosed table": ("{| class=x\n|-\n| 가\n\n나 다", "나 다"),
     "ends without a beginning": ("가}} 나]] 다</ref> 라</div>\n|}\n마", "가 나 다 라\n마"),
 }
