@@ -341,7 +341,7 @@ def test_head_on_the_entities_learns_and_lies_beside_a_plain_base_model(work, tm
     report = json.loads((tmp_path / "D" / "report.json").read_text(encoding="utf-8"))
     assert report["micro_f1"] > 95 and report["head"] == "entities" and report["selection"] == "last epoch" and report["epoch"] == 4
     again = evaluate(str(tmp_path / "D"), work / "dev.jsonl")
-    assert again == report
+    assert again == {key: value for key, value in report.items() if key != "predictions_sha256"}
     base, loading = AutoModel.from_pretrained(tmp_path / "D", output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     classifier = load_classifier(str(tmp_path / "D"))
