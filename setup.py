@@ -39,7 +39,7 @@ setup(
         "tokenizers",
         "sentencepiece>=0.2",
         "datasets>=4",
-        "mpi4py>=4",
+        "mpi4py>=4.1",
         "tensorboard>=2.18",
         "scikit-learn>=1.5",
         "mwparserfromhell>=0.7",

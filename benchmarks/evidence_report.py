@@ -206,14 +206,14 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
     if xpts and scratches:
         scores = [scores_at_the_end(arm) for arm in (xpts, scratches)]
         if all(scores):
-            lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; asked: +15.")
+            lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; hypothesis: +15.")
         losses = [{record["seed"]: final(record) for record in arm} for arm in (xpts, scratches)]
         lines.append(f"* validation loss at the end: {difference(*losses)}.")
     of_seed = {record["seed"]: record for record in scratches}
     for xpt, scratch in ((record, of_seed[record["seed"]]) for record in xpts if record["seed"] in of_seed):
         needed = tokens_to_reach(xpt, final(scratch))
         reached = "never" if needed is None else f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}"
-        lines.append(f"* seed {xpt['seed']}: xpt has scratch's last loss, {final(scratch):.3f}, {reached}; asked: 1/32.")
+        lines.append(f"* seed {xpt['seed']}: xpt has scratch's last loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32.")
     return "\n".join(lines)
 
 

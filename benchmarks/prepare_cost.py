@@ -59,6 +59,7 @@ def main() -> None:
     words = arguments.prepare[1:]
     place = words.index("--input") + 1
     opener = lzma.open if words[place].endswith(".xz") else open
+    Path("runs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir="runs") as name:
         for count in arguments.repeat:
             text = Path(name) / "text.txt"

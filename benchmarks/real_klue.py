@@ -1,8 +1,7 @@
-"""The steps of benchmarks/real_klue.sh between its runs.
+"""Rows held out of KLUE-RE's training file, to choose rates on; and the tables of an earlier run that did so.
 
-split TRAIN OUT [ROWS]   part.json (4,000 rows, or ROWS) and holdout.json (2,000 rows) of the training file; no sentence stands in both
-choose OUT         the rate with the best mean micro-F1 over the models on the hold-out
-tables [OUT KLUE]  keep the small records of the runs in benchmarks/results/real_klue/ and print the tables; without OUT from those records
+python benchmarks/real_klue.py split TRAIN OUT [ROWS]   part.json (4,000 rows, or ROWS), holdout.json (2,000); no sentence in both
+python benchmarks/real_klue.py                          tables of benchmarks/results/real_klue/
 """
 
 import json
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.relations import LABELS, read_relations
-from trainer.scores import label_shift, micro_f1, paired_bootstrap
+from trainer.relations import LABELS
+from trainer.scores import micro_f1
 
 RECORDS = Path("benchmarks/results/real_klue")
 NAMES = {
@@ -34,49 +33,6 @@ def split(train: Path, out: Path, rows_of_part: int = PART) -> None:
     rest = [row for row in rows[HOLDOUT:] if row["sentence"] not in taken]
     for name, chosen in (("holdout", rows[:HOLDOUT]), ("part", rest[:rows_of_part])):
         (out / f"{name}.json").write_text(json.dumps(chosen, ensure_ascii=False), encoding="utf-8")
-
-
-def label_counts(klue: Path) -> dict[str, list[int]]:
-    files = {name: next(klue.glob(f"*{name}*.json")) for name in ("train", "dev")}
-    return {name: np.bincount([row.label for row in read_relations(path)], minlength=len(LABELS)).tolist() for name, path in files.items()}
-
-
-def with_prior_of_dev(predictions: Path, klue: Path) -> float:
-    """Micro-F1 when the model's probabilities are reweighted from train's label shares to dev's: see `trainer.scores.label_shift`."""
-    rows = [json.loads(line) for line in predictions.read_text().splitlines()]
-    labels, probabilities = np.array([LABELS.index(row["label"]) for row in rows]), np.array([row["probabilities"] for row in rows])
-    return label_shift(label_counts(klue)["train"], labels, probabilities)["micro_f1_at_these_shares"]
-
-
-def collect(out: Path, klue: Path) -> None:
-    """Keep each finished run's scores and seconds, and the label counts of both files."""
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    for folder in sorted(out.iterdir()):
-        if not (folder / "report.json").is_file():
-            continue
-        report = json.loads((folder / "report.json").read_text())
-        log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        speed = float(np.median([row["examples_per_second"] for row in log]))
-        kept = {key: report[key] for key in ("micro_f1", "auprc", "accuracy", "num_examples", "per_label")}
-        rows = json.loads((folder / "settings.json").read_text())
-        kept |= {"examples_per_second": speed, "learning_rate": rows["learning_rate"], "epochs": rows["epochs"]}
-        if (folder / "predictions.jsonl").is_file():
-            kept["micro_f1_with_prior_of_dev"] = with_prior_of_dev(folder / "predictions.jsonl", klue)
-        (RECORDS / f"{folder.name}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    differences(out)
-    (RECORDS / "labels.json").write_text(json.dumps(label_counts(klue)) + "\n")
-
-
-def differences(out: Path) -> None:
-    """Paired bootstrap of XPT's micro-F1 less each other model's, on dev."""
-    rows = {
-        path.parent.name.split("-", 1)[1].rsplit("-", 2)[0]: [json.loads(line) for line in path.read_text().splitlines()]
-        for path in out.glob("full-*/predictions.jsonl")
-    }
-    said = {name: np.array([LABELS.index(row["prediction"]) for row in found]) for name, found in rows.items()}
-    labels = np.array([LABELS.index(row["label"]) for row in rows["post-trained"]])
-    found = {name: paired_bootstrap(labels, said["post-trained"], said[name]) for name in said if name != "post-trained"}
-    (RECORDS / "differences.json").write_text(json.dumps(found) + "\n")
 
 
 def searched(folder: Path, pattern: str) -> dict[str, dict[str, dict]]:
@@ -120,12 +76,7 @@ def tables() -> None:
 
 
 if __name__ == "__main__":
-    step, *paths = sys.argv[1], *map(Path, sys.argv[2:])
-    if step == "split":
-        split(*paths[:2], *(int(str(given)) for given in paths[2:]))
-    elif step == "choose":
-        print(choose(searched(paths[0], "search-*/report.json")))
+    if sys.argv[1:2] == ["split"]:
+        split(Path(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:]))
     else:
-        if paths:
-            collect(*paths)
         tables()

@@ -42,7 +42,7 @@ def add_sentences(parser: argparse.ArgumentParser) -> None:
         "--splitter",
         choices=("rules", "kiwi", "lines"),
         default="rules",
-        help="kiwi: slow, needs the extra xpt[kiwi]; lines: each line is a sentence already",
+        help="kiwi: slow, needs pip install -e '.[kiwi]'; lines: each line is a sentence already",
     )
     group.add_argument("--min-characters", type=int, default=2, help="shorter sentences are left out (default 2)")
     group.add_argument("--max-characters", type=int, default=4000, help="longer sentences are left out (default 4000)")

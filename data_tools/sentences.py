@@ -75,7 +75,7 @@ def _make_kiwi() -> Callable[[str], list[str]]:
         from kiwipiepy import Kiwi
     except ImportError as error:
         raise UserError(
-            "--splitter kiwi needs kiwipiepy, which is not installed; run pip install 'xpt[kiwi]', or take --splitter rules"
+            "--splitter kiwi needs kiwipiepy, which is not installed; run pip install -e '.[kiwi]', or take --splitter rules"
         ) from error
     kiwi = Kiwi(num_workers=1)
 

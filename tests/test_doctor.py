@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import RobertaConfig
 
 from trainer import doctor
@@ -69,7 +70,7 @@ def test_the_plan_is_what_one_computes_by_hand() -> None:
     assert plan.activation_bytes(16) == 16 * 512 * (34 * 768 * 14 + 10 * 0.15 * 32000)
     settings = DeepSpeedConfig.load(ROOT / "ds_configs" / "zero2_bf16.json")
     peak = 40_000 * 256 * 512 * plan.flops_per_token(1) / 0.4 / 3600  # stage two takes an hour at 40 % of it
-    text = plan.describe(1_000_000, 8, settings.dtype, 2, 16, True, peak)
+    text = plan.describe(1_000_000, 8, torch.device("cuda"), settings.dtype, 2, 16, True, peak)
     assert (
         f"{(2 + 4 + 2 / 8 + 12 / 8) * number / 2**20:,.0f} MiB     1h00m" in text
         and "checkpoints up to 9.0 GB" in text

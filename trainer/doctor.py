@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -73,6 +74,9 @@ def main() -> None:
     asked = {"master": master, "port": arguments.master_port, **folders, "surgery": recipe.surgery.model_dump(mode="json")}
     hosts = in_parallel(slots, lambda host: ask(host, asked))
     judge_hosts(hosts, slots, findings)
+    if len(slots) > 1:
+        remedy = "install it, or give deepspeed another --launcher"
+        findings.check(shutil.which("pdsh") is not None, "here", "pdsh, by which deepspeed reaches the hosts, is not installed", remedy)
     judge_recipe(recipe, config, hosts, slots, findings)
     print(table(hosts, slots))
     reached = {host: facts for host, facts in hosts.items() if "problem" not in facts}

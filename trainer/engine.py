@@ -423,7 +423,7 @@ class StageEngine:
         """Which of the ways to compute are taken here, for people."""
         passes = "ours" if self._engine.module.written_out else "transformers'"
         sums = "DeepSpeed" if self._gradients is None else "shared memory" if self._weights else "the network"
-        return f"passes {passes}" + (f", gradients summed by {sums}" if self.world_size > 1 else "")
+        return f"on {self.device.type}, passes {passes}" + (f", gradients summed by {sums}" if self.world_size > 1 else "")
 
     def set_learning_rate(self, rate: float) -> None:
         """For the next optimizer step."""

@@ -83,7 +83,8 @@ class Plan:
         return tokens * (34 * config.hidden_size * config.num_hidden_layers + 10 * self.recipe.masking.rate * config.vocab_size)
 
     def describe(
-        self, num_blocks: int, world_size: int, dtype: torch.dtype, accumulation: int, micro_batch: int, whole_gradient: bool, peak: float
+        self, num_blocks: int, world_size: int, device: torch.device, dtype: torch.dtype, accumulation: int, micro_batch: int,
+        whole_gradient: bool, peak: float,
     ) -> str:  # fmt: skip
         """For people. num_blocks: of the training split; peak: FLOP/s of all ranks together."""
         recipe = self.recipe
@@ -93,7 +94,8 @@ class Plan:
             f"{recipe.name}: {self.num_parameters:,} parameters, seed model {recipe.seed_model}, corpus {recipe.corpus}",
             f"{recipe.total_steps:,} steps of {recipe.global_batch_size} blocks x {recipe.sequence_length} = {step_tokens:,} tokens: "
             f"{recipe.total_steps * step_tokens:,} tokens, {epochs:.2f} epochs of {num_blocks:,} blocks",
-            f"{world_size} rank(s) x {accumulation} micro-batch(es) of {micro_batch} in {str(dtype).removeprefix('torch.')}",
+            f"{world_size} rank(s) on {device.type}, {accumulation} micro-batch(es) of {micro_batch} a step, "
+            f"{str(dtype).removeprefix('torch.')}",
             "",
             f"{'stage':<14}{'trains':>14}{'frozen':>14}{'steps':>9}{'lr':>10}{'GFLOP/token':>13}{'state/rank':>12}{'time':>10}",
         ]

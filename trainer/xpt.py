@@ -82,7 +82,7 @@ def main() -> None:
         ranks.on_main(lambda: surgery.check_ingredients(recipe.seed_model, recipe.surgery) if begins else None)
         if ranks.is_main:
             whole = config.sums_gradients(ranks.device, run.accumulation)
-            place = ranks.world_size, config.dtype, run.accumulation, config.micro_batch, whole
+            place = ranks.world_size, ranks.device, config.dtype, run.accumulation, config.micro_batch, whole
             print(run.plan.describe(run.train_blocks.num_blocks, *place, run.peak), flush=True)
         return
     checkpoint = first_checkpoint(run, ranks, arguments.resume, arguments.init_from)
