@@ -20,6 +20,7 @@ GOOD = {
     "python": "3.11", "torch": "2", "deepspeed": "0", "transformers": "5", "numpy": "2", "code": "abc", "seed_problem": None,
     "corpus_problem": None, "corpus": "fed", "gpus": ["A"] * 8, "gpu_memory": [40 << 30] * 8, "cores": 64, "memory": 500 << 30,
     "port_free": True, "writable": True, "skew": 0.5, "address": "10.0.0.1", "interface": "eth0", "keepalive": True, "disk": 1 << 40,
+    "checkpoints": 0,
 }  # fmt: skip
 PAPER = RobertaConfig(vocab_size=32000, num_hidden_layers=14, max_position_embeddings=514, type_vocab_size=1)
 
@@ -77,10 +78,20 @@ def test_the_plan_is_what_one_computes_by_hand() -> None:
         and "3,231 MiB" in text
     )
 
-    for changed, wanted in (({}, 0), ({"gpu_memory": [40 << 30] * 7 + [900 << 20]}, 1), ({"disk": 8 << 30}, 1)):
+    for changed, wanted in (
+        ({}, 0),
+        ({"gpu_memory": [40 << 30] * 7 + [900 << 20]}, 1),
+        ({"disk": 8 << 30}, 1),
+        ({"disk": 4 << 30, "checkpoints": 5 << 30}, 0),
+    ):
         found = Findings()
         judge_room(plan, settings, 2, {"one": {**GOOD, **changed}}, {"one": 8}, found)
         assert len(found.failures) == wanted, (changed, found.failures)
+    state = (2 + 4 + 2 / 8 + 12 / 8) * number  # eight ranks of a host without GPUs share its memory
+    for memory, wanted in ((8.1 * state, 0), (7.9 * state, 1)):
+        found = Findings()
+        judge_room(plan, settings, 2, {"one": {**GOOD, "gpus": [], "memory": memory}}, {"one": 8}, found)
+        assert len(found.failures) == wanted, found.failures
 
 
 def test_what_an_earlier_call_wrote_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_tools.errors import UserError
 from trainer import embedding_init
-from trainer.embedding_init import Pieces, held_out_pieces, initial_embeddings, read_lexicon, static_vectors
+from trainer.embedding_init import Pieces, _translations, held_out_pieces, initial_embeddings, read_lexicon, static_vectors
 
 TOPICS, WORDS, HIDDEN = 20, 9, 24
 ROLES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
@@ -238,3 +239,27 @@ def test_lexicons_that_cannot_be_used(languages: SimpleNamespace, tmp_path: Path
 def test_pairs_are_lower_cased_and_told_once(tmp_path: Path) -> None:
     (tmp_path / "pairs.tsv").write_text("Dog\t개\ndog\t개\n\ncat\t 고양이\r\n", encoding="utf-8")
     assert read_lexicon(tmp_path / "pairs.tsv") == [("dog", "개"), ("cat", "고양이")]
+    text = unicodedata.normalize("NFD", "dog\t개\ncat\t고양\u2028이\n")
+    (tmp_path / "pairs.tsv").write_text(text, encoding="utf-8-sig")
+    assert read_lexicon(tmp_path / "pairs.tsv") == [("dog", "개"), ("cat", "고양\u2028이")]
+
+
+def test_what_a_translated_piece_is_made_of(languages: SimpleNamespace, tmp_path: Path) -> None:
+    """One that the corpus holds: half its translations' mean. One that it does not, here 뷁: that mean, of all of them."""
+    seed, english = languages.seed, languages.english.convert_tokens_to_ids
+    several = [spelling(number, "a") for number in (1, 2)]
+    rows, _ = from_dictionary(languages, tmp_path, languages.lexicon + "".join(f"{word}\t뷁\n" for word in several))
+    mean = seed[[english(word) for word in several]].mean(0)
+    assert torch.allclose(rows[languages.korean.convert_tokens_to_ids("▁뷁")], mean, atol=1e-6)
+    assert not torch.allclose(rows[6], seed[english(spelling(1, "a"))], atol=1e-2)
+    korean = Pieces({(True, "가"): 0, (False, "가"): 1, (False, "나"): 2}, {}, False)
+    pieces = SimpleNamespace(find_word=lambda word: {"go": 7, "be": 8}.get(word))
+    assert _translations([("go", "가"), ("be", "가"), ("be", "나"), ("no", "나")], pieces, korean) == {0: [7, 8], 1: [7, 8], 2: [8]}  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_is_told(languages: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the seed's tokenizer has a piece \d+, its model 90 embeddings"):
+        from_dictionary(SimpleNamespace(**vars(languages) | {"seed": languages.seed[:90]}), tmp_path, languages.lexicon)
+    few = SimpleNamespace(split=lambda _: SimpleNamespace(tokens=np.array([6, 7, 6, 7, 9], dtype=np.uint16)))
+    with pytest.raises(UserError, match="of the pieces with a known meaning stand in the corpus, expected"):
+        from_dictionary(SimpleNamespace(**vars(languages) | {"corpus": few}), tmp_path, languages.lexicon)

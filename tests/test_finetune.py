@@ -641,6 +641,16 @@ def test_blanks_are_filled_and_mistakes_told(work, tmp_path, monkeypatch, capsys
 
     assert fill("--model", seed, "--top", 1000, "[MASK] 태어났다") == 0
     assert capsys.readouterr().out.count("%") == len(AutoTokenizer.from_pretrained(seed))
+    text, tokenizer, model = (
+        "[MASK] 가람 [MASK] 태어났다",
+        AutoTokenizer.from_pretrained(seed),
+        BertForMaskedLM.from_pretrained(seed).eval(),
+    )
+    assert fill("--model", seed, "--top", 1, text) == 0
+    given = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    best = model(**given).logits[0].argmax(-1)[given["input_ids"][0] == tokenizer.mask_token_id]
+    said = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert said == tokenizer.convert_ids_to_tokens(best.tolist()) and len(said) == 2
     for words, arguments in (
         ("--top -1", ("--model", seed, "--top", -1, "[MASK]")),
         ("--model", ("--model", broken, "[MASK]")),

@@ -17,7 +17,7 @@ from transformers import (
 
 from data_tools.errors import RunError
 from trainer import cpu_kernels as kernels
-from trainer.forward import Encoder, write_out_encoder
+from trainer.forward import Encoder, supports, write_out_encoder
 from trainer.mlm import MaskedLanguageModel, tie_output_bias
 
 built = pytest.mark.skipif(not kernels.available(), reason="trainer/cpp was not built for this processor")
@@ -281,3 +281,20 @@ def test_a_classifier_over_padded_rows_is_that_of_transformers(config: type) -> 
     with torch.autocast("cpu", torch.bfloat16):
         coarse = model(input_ids=tokens, attention_mask=mask).logits
     assert 0 < (coarse - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_what_is_not_computed_here_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "available", lambda: True)
+    model = make_model("bert", torch.float32).model
+    assert supports(model)
+    for name, value in (
+        ("hidden_act", "relu"),
+        ("hidden_act", "gelu_new"),
+        ("is_decoder", True),
+        ("position_embedding_type", "relative_key"),
+    ):
+        before = getattr(model.config, name, None)
+        setattr(model.config, name, value)
+        assert not supports(model), name
+        setattr(model.config, name, before or "absolute" if name.startswith("position") else before)
+    assert supports(model) and not supports(model.to(torch.float64))

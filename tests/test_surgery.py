@@ -90,6 +90,8 @@ def test_settings(tmp_path: Path, kind: str) -> None:
     _, kept = transplant(tmp_path, reinit_head=False)
     _, moved = transplant(tmp_path, reinit_positions=True)
     untied_model, untied = transplant(tmp_path, tie_output=False)
+    _, drawn = transplant(tmp_path, tie_output=False, embedding_init="source-statistics")
+    assert torch.equal(drawn[decoder], drawn[f"{kind}.embeddings.word_embeddings.weight"])
     _, unigram = transplant(tmp_path, output_bias_init="unigram")
     random_model, random = transplant(tmp_path, seed_weights="random")
     assert torch.equal(kept[dense], old[dense]) and not torch.equal(fresh[dense], old[dense])
@@ -116,9 +118,13 @@ def test_a_seed_without_a_head_gets_one_or_is_refused(tmp_path: Path) -> None:
 
 def test_the_new_config_loads_in_transformers(tmp_path: Path) -> None:
     make_seed(tmp_path / "seed", "roberta", pad_id=0)
+    of_a_classifier = {"id2label": {"0": "a", "1": "b", "2": "c"}, "problem_type": "regression", "auto_map": {"AutoModel": "x--y.Z"}}
+    config = json.loads((tmp_path / "seed" / "config.json").read_text()) | of_a_classifier
+    (tmp_path / "seed" / "config.json").write_text(json.dumps(config))
     model, _ = transplant(tmp_path / "seed")
     model.save_pretrained(tmp_path / "new")
     config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert not set(of_a_classifier) & set(config)
     assert config["pad_token_id"] == 1 and config["max_position_embeddings"] == 22 and config["architectures"] == ["RobertaForMaskedLM"]
     again = AutoModelForMaskedLM.from_pretrained(tmp_path / "new").eval()
     ids = torch.tensor([[0, 9, 10, 2, 1, 1]])
@@ -142,13 +148,33 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "damaged" / "config.json").write_text('{"model_type": "roberta", "hidden_size": "x"}')
     with pytest.raises(UserError, match=r"damaged: expected a folder or hub id with a config\.json"):
         load_seed_config(str(tmp_path / "damaged"))
+    for number, (change, message) in enumerate(
+        (
+            ({"num_hidden_layers": 2}, "16 of its encoder's weights have no place"),
+            ({"num_hidden_layers": 4}, "its weights lack 16 encoder parameters, e.g. roberta.encoder.layer.3"),
+            ({"is_decoder": True}, "is_decoder true"),
+            ({"position_embedding_type": "relative_key"}, "positions that are not absolute"),
+            ({"pad_token_id": None}, "no pad_token_id"),
+        )
+    ):
+        folder = tmp_path / f"other-{number}"
+        make_seed(folder, "roberta")
+        config = json.loads((folder / "config.json").read_text()) | change
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=message):
+            load_seed(str(folder))
     make_seed(tmp_path / "whole", "roberta")
     (tmp_path / "lexicon").write_text("a\tb\n")
     check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="dictionary", lexicon=tmp_path / "lexicon"))
     check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="anchors", lexicon=tmp_path / "none"))
     with pytest.raises(UserError, match=r"lexicon .*none: no such file"):
         check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="dictionary", lexicon=tmp_path / "none"))
-    (tmp_path / "whole" / "model.safetensors").unlink()
+    (tmp_path / "whole" / "model.safetensors").rename(tmp_path / "whole" / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "whole" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"1 of the 2 files of its weights are missing, e\.g\. model-2"):
+        check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="random", lexicon=None))
+    (tmp_path / "whole" / "model.safetensors.index.json").unlink()
     with pytest.raises(UserError, match="no safetensors weights"):
         check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="random", lexicon=None))
     (tmp_path / "whole" / "tokenizer.json").write_text("{}")

@@ -74,9 +74,8 @@ def main() -> None:
     asked = {"master": master, "port": arguments.master_port, **folders, "surgery": recipe.surgery.model_dump(mode="json")}
     hosts = in_parallel(slots, lambda host: ask(host, asked))
     judge_hosts(hosts, slots, findings)
-    if len(slots) > 1:
-        remedy = "install it, or give deepspeed another --launcher"
-        findings.check(shutil.which("pdsh") is not None, "here", "pdsh, by which deepspeed reaches the hosts, is not installed", remedy)
+    if len(slots) > 1 and shutil.which("pdsh") is None:
+        findings.notes.append("pdsh is not installed here: install it, or give deepspeed another --launcher")
     judge_recipe(recipe, config, hosts, slots, findings)
     print(table(hosts, slots))
     reached = {host: facts for host, facts in hosts.items() if "problem" not in facts}
@@ -243,7 +242,7 @@ def judge_room(
             room > wanted, host, f"{_mebibytes(room)} of memory free, the model's state alone takes {_mebibytes(wanted)}",
             "end what holds it, or use more hosts or a smaller model",
         )  # fmt: skip
-        disk = plan.checkpoint_bytes()
+        disk = plan.checkpoint_bytes() - facts["checkpoints"]
         findings.check(
             facts["disk"] > disk, host, f"{_mebibytes(facts['disk'])} of disk free, the checkpoints take {_mebibytes(disk)}",
             "make room, lower keep_last, or choose another --output-dir",

@@ -11,6 +11,7 @@ V: pieces of the new vocabulary, S: pieces of the seed's, H: hidden size, D: siz
 """
 
 import time
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ def initial_embeddings(
     seed_embeddings: (S, H) fp32, rows in the order of `seed_tokenizer`'s ids. method: `random`, N(0, initializer_range);
     `source-statistics`, N(mean, std) of each dimension of the seed's; `dictionary` and `anchors`, see the module, need a
     corpus, `dictionary` also a lexicon.
-    Deterministic in its arguments. Raises UserError for a lexicon that is missing, malformed or of no use.
+    Deterministic in its arguments, but for the last bits of sums, which follow the number of threads. Raises UserError for a lexicon
+    that is missing, malformed or of no use.
     """
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
@@ -92,7 +94,7 @@ def read_lexicon(path: Path) -> list[tuple[str, str]]:
     Raises: UserError naming the file and the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig")).split("\n")  # as the vocabularies' pieces are
     except FileNotFoundError:
         raise UserError(f"lexicon {path}: no such file; expected lines of english<TAB>korean") from None
     except UnicodeDecodeError:
@@ -191,6 +193,8 @@ def _from_map(
     english, korean = Pieces.of(seed_tokenizer), Pieces.of(tokenizer)
     rows = _like_source(source, len(tokenizer), rng)
     specials = {number: english.special[role] for role, number in korean.special.items() if role in english.special}
+    if (beyond := max(english.ids.values(), default=0)) >= len(source):
+        raise UserError(f"the seed's tokenizer has a piece {beyond}, its model {len(source)} embeddings; give a seed whose two fit")
     copies = korean.shared_with(english)
     translations = {number: meanings for number, meanings in _translations(pairs or [], english, korean).items() if number not in copies}
     anchors = translations if pairs is not None else {number: [same] for number, same in copies.items()}
@@ -204,6 +208,11 @@ def _from_map(
     centred = _unit(source - source.mean(axis=0))
     words = english.words()
     known = {number: meanings for number, meanings in anchors.items() if seen[number]}
+    if len(known) < FEWEST_PAIRS:
+        raise UserError(
+            f"{origin}: {len(known)} of the pieces with a known meaning stand in the corpus, expected {FEWEST_PAIRS} or more; "
+            "give more text, or use embedding_init source-statistics"
+        )
     wanted = np.array(sorted(set(np.flatnonzero(seen)) - set(copies) - set(korean.special.values())))
     if "neighbours" in PARTS:
         similarity, nearest = _nearest(_map_into(centred, static, known)[wanted], centred[words], NEIGHBOURS)

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -23,19 +24,19 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
     on the first host what `surgery` needs."""
     import torch  # takes seconds, and may be what is broken
 
-    pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     place = nearest_folder(Path(asked["run"]))
     address = address_towards(asked["master"])
     found: dict[str, Any] = {
         **installed(), "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "cores": len(os.sched_getaffinity(0)), "memory": pages * size, "address": address, "interface": interface_of(address),
+        "cores": len(os.sched_getaffinity(0)), "memory": available_memory(), "address": address, "interface": interface_of(address),
         "port_free": port_is_free(asked["port"]) if address == asked["master"] else None,
         "gpu_memory": [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())],
-        "disk": shutil.disk_usage(place).free, "writable": os.access(place, os.W_OK), "corpus": None, "corpus_problem": None,
+        "disk": shutil.disk_usage(place).free, "checkpoints": size_of(Path(asked["run"]) / "checkpoints"),
+        "writable": os.access(place, os.W_OK), "corpus": None, "corpus_problem": None,
         "seed_problem": None,
     }  # fmt: skip
     try:
-        if address == asked["master"]:  # surgery is rank 0's
+        if address == asked["master"] and not found["checkpoints"]:  # surgery is rank 0's, and a run that goes on needs none
             check_ingredients(asked["seed"], Surgery.model_validate(asked["surgery"]))
         else:
             load_seed_config(asked["seed"])
@@ -48,6 +49,18 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         except UserError as error:
             found["corpus_problem"] = str(error)
     return found
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files below, each counted once however many links it has; 0 where there is none."""
+    found = {(status.st_dev, status.st_ino): status.st_size for path in folder.rglob("*") if path.is_file() for status in [path.stat()]}
+    return sum(found.values())
+
+
+def available_memory() -> int:
+    """Bytes that programs can have: free ones, and those of files that the kernel keeps for as long as nobody wants them."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(found[1]) * 1024 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def address_towards(other: str) -> str:

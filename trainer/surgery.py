@@ -5,6 +5,7 @@ the seed's layers, ITL. Word embeddings and MLM output layer are new, sized for 
 seed's to the bit; position embeddings and the embedding LayerNorm are kept unless the recipe says otherwise.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from trainer.embedding_init import initial_embeddings, read_lexicon, sample_of
 from trainer.mlm import tie_output_bias
 from trainer.recipe import Recipe, Surgery
 
+_OF_ANOTHER_TASK = ("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "auto_map")
+"""What a seed's configuration may say of a classifier that it was, or of code of its own."""
+
 
 def load_seed_config(seed_model: str) -> PretrainedConfig:
     """The seed's configuration. Raises UserError when it cannot be had or its architecture is not supported."""
@@ -31,7 +35,14 @@ def load_seed_config(seed_model: str) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(locate_model(seed_model), trust_remote_code=False)
     except Exception as error:  # what a damaged file makes of transformers is anyone's guess
         raise UserError(f"seed_model {seed_model}: expected a folder or hub id with a config.json: {first_line(error)}") from None
-    architecture_of(config, f"seed_model {seed_model}")
+    architecture = architecture_of(config, f"seed_model {seed_model}")
+    for wrong, found in (
+        (config.is_decoder, "is_decoder true"),
+        (getattr(config, "position_embedding_type", None) not in (None, "absolute"), "positions that are not absolute"),
+        (architecture.model_type == "roberta" and config.pad_token_id is None, "no pad_token_id, from which RoBERTa counts positions"),
+    ):
+        if wrong:
+            raise UserError(f"seed_model {seed_model}: its config.json has {found}; XPT needs an encoder with absolute positions")
     return config
 
 
@@ -51,7 +62,8 @@ def xpt_config(seed_config: PretrainedConfig, recipe: Recipe, tokenizer: PreTrai
             raise UserError(
                 f"corpus {recipe.corpus}: its tokenizer has no {name.removesuffix('_id')}; prepare the corpus with data_tools.prepare"
             )
-    config = AutoConfig.for_model(**{**seed_config.to_dict(), **changes})
+    kept = {key: value for key, value in seed_config.to_dict().items() if key not in _OF_ANOTHER_TASK}
+    config = AutoConfig.for_model(**{**kept, **changes})
     first, old_first = architecture.first_position(config), architecture.first_position(seed_config)
     num_positions = seed_config.max_position_embeddings - old_first
     if recipe.sequence_length > num_positions:
@@ -93,6 +105,11 @@ def load_seed(seed_model: str) -> Seed:
     lacking = [name for name in missing if name.startswith(architecture.base + ".") and "pooler" not in name]
     if lacking:
         raise UserError(f"seed_model {seed_model}: its weights lack {len(lacking)} encoder parameters, e.g. {sorted(lacking)[0]}")
+    unused = sorted(name for name in info["unexpected_keys"] if ".layer." in name and "pooler" not in name)
+    if unused:  # more layers than the configuration says, or layers of another kind
+        raise UserError(
+            f"seed_model {seed_model}: {len(unused)} of its encoder's weights have no place in its config.json's model, e.g. {unused[0]}"
+        )
     weights = {name: value for name, value in model.state_dict().items() if name not in missing}
     return Seed(seed_model, config, architecture, weights, tokenizer)
 
@@ -108,6 +125,14 @@ def check_ingredients(seed_model: str, surgery: Surgery) -> None:
     names = ("model.safetensors", "model.safetensors.index.json")
     if Path(source).is_dir():
         there = any((Path(source) / name).is_file() for name in names)
+        index = Path(source) / names[1]
+        if index.is_file() and not (Path(source) / names[0]).is_file():
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            lacking = [shard for shard in shards if not (Path(source) / shard).is_file()]
+            if lacking:
+                raise UserError(
+                    f"seed_model {seed_model}: {len(lacking)} of the {len(shards)} files of its weights are missing, e.g. {lacking[0]}"
+                )
     else:
         there = any(isinstance(huggingface_hub.try_to_load_from_cache(source, name), str) for name in names) or _offered(source, names)
     if not there:
