@@ -287,14 +287,9 @@ def test_what_is_not_computed_here_is_left_to_transformers(monkeypatch: pytest.M
     monkeypatch.setattr(kernels, "available", lambda: True)
     model = make_model("bert", torch.float32).model
     assert supports(model)
-    for name, value in (
-        ("hidden_act", "relu"),
-        ("hidden_act", "gelu_new"),
-        ("is_decoder", True),
-        ("position_embedding_type", "relative_key"),
-    ):
-        before = getattr(model.config, name, None)
+    for name, value in {"hidden_act": "gelu_new", "is_decoder": True, "position_embedding_type": "relative_key"}.items():
+        before = getattr(model.config, name, "absolute")
         setattr(model.config, name, value)
         assert not supports(model), name
-        setattr(model.config, name, before or "absolute" if name.startswith("position") else before)
+        setattr(model.config, name, before)
     assert supports(model) and not supports(model.to(torch.float64))
