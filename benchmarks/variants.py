@@ -6,6 +6,7 @@ lexicon=N        N of the translated pieces, drawn once, nested: the 300 are amo
 holdout=N        without the pieces of every N-th translated word (benchmarks/probes.py asks for them)
 static=N         static vectors from N tokens
 map=procrustes   an orthogonal map instead of the kernel ridge, or map=ridge, a linear one
+unfitted         near-identity layers have LayerNorms of scale 1 and shift 0
 encoder=X        the seed's layers train at X times the stage's rate
 layerwise=X      the seed's top layer trains at X times the stage's rate, the one below at X^2 times, ... (Howard and Ruder 2018, ULMFiT)
 """
@@ -17,10 +18,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 
-from trainer import embedding_init, engine
+from trainer import embedding_init, engine, surgery
 from trainer.embedding_init import Pieces
 from trainer.engine import StageEngine
 from trainer.ranks import run_on_ranks
@@ -83,6 +85,18 @@ def discriminate(factor_of: Callable[[int, int], float]) -> None:
     StageEngine.set_learning_rate = set_learning_rate  # type: ignore[method-assign]
 
 
+def without_fitting(fitted: Callable[[Any, int, torch.Tensor], None]) -> Callable[[Any, int, torch.Tensor], None]:
+    """A replacement of surgery._pass_through whose LayerNorms stay as they are drawn."""
+
+    def pass_through(base: Any, layer: int, tokens: torch.Tensor) -> None:
+        fitted(base, layer, tokens)
+        for part in (base.encoder.layer[layer].attention.output, base.encoder.layer[layer].output):
+            torch.nn.init.ones_(part.LayerNorm.weight)
+            torch.nn.init.zeros_(part.LayerNorm.bias)
+
+    return pass_through
+
+
 def apply(change: str) -> None:
     """Change the modules of this process."""
     key, _, value = change.partition("=")
@@ -99,6 +113,8 @@ def apply(change: str) -> None:
         embedding_init.STRETCH = min(embedding_init.STRETCH, int(value) // 16)
     elif key == "map":
         embedding_init._map_into = linear_map(value)
+    elif key == "unfitted":
+        surgery._pass_through = without_fitting(surgery._pass_through)
     elif key == "encoder":
         discriminate(lambda layer, top: float(value))
     elif key == "layerwise":

@@ -66,17 +66,27 @@ def test_the_encoder_is_the_seeds_to_the_bit(tmp_path: Path, kind: str, pad_id: 
 
 
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
-def test_near_identity_passes_a_normalised_state_through(tmp_path: Path, kind: str) -> None:
-    make_seed(tmp_path, kind)
-    model, _ = transplant(tmp_path, itl_init="near-identity")
-    layers = getattr(model, kind).encoder.layer
-    state = torch.nn.functional.layer_norm(torch.randn(2, 7, 16), (16,))
-    for index, identity in ((0, True), (1, False), (4, True)):
-        out = layers[index](state)
-        out = out[0] if isinstance(out, tuple) else out
-        assert torch.allclose(out, state, atol=1e-3) == identity
-    random, _ = transplant(tmp_path, itl_init="random")
-    assert not torch.allclose(getattr(random, kind).encoder.layer[0].output.dense.weight, torch.zeros(()))
+@pytest.mark.parametrize("itl", ["both", "input", "output"])
+def test_near_identity_layers_give_back_what_reaches_them(tmp_path: Path, kind: str, itl: str) -> None:
+    """Also where the seed's LayerNorms scale and shift, as every trained one's do: the encoder sees what the seed's own would see."""
+    seed, tokens = make_seed(tmp_path, kind), np.random.default_rng(0).integers(5, 65, 9000).tolist()
+    with torch.no_grad():
+        seed.base_model.embeddings.LayerNorm.weight.mul_(0.4)
+        seed.base_model.encoder.layer[-1].output.LayerNorm.weight.mul_(0.4)
+    seed.save_pretrained(tmp_path)
+    ids = torch.tensor(tokens[:160]).view(10, 16)
+    for init, near in (("near-identity", True), ("random", False)):
+        model, _ = operate(load_seed(str(tmp_path)), make_recipe(tmp_path, itl=itl, itl_init=init), TOKENIZER, corpus_of(tokens))
+        with torch.no_grad():
+            states = model.eval().base_model(input_ids=ids, output_hidden_states=True).hidden_states
+        for layer in {"both": (0, 4), "input": (0,), "output": (3,)}[itl]:
+            error = (states[layer + 1] - states[layer]).norm() / states[layer].norm()
+            assert (error < 0.3) == near, (init, layer, float(error))
+        layers = model.base_model.encoder.layer
+        assert [bool(layer.output.dense.weight.any()) for layer in layers] == [
+            not near or not ((number == 0 and itl != "output") or (number == len(layers) - 1 and itl != "input"))
+            for number in range(len(layers))
+        ]
 
 
 @pytest.mark.parametrize("kind", ["roberta", "bert"])

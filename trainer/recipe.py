@@ -26,7 +26,7 @@ class Surgery(_Settings):
     itl: Literal["both", "input", "output", "none"] = "both"
     """Where an adaptation layer (ITL) stands: before the encoder, after it, both, nowhere."""
     itl_init: Literal["random", "near-identity"] = "random"
-    """`near-identity` zeroes an ITL's two output projections; the paper's are random."""
+    """`near-identity`: an ITL gives back what reaches it, as nearly as a layer can; the paper's are random."""
     embedding_init: Literal["random", "source-statistics", "dictionary", "anchors"] = "random"
     """First word embeddings: random (the paper's); drawn with the seed's mean and deviation; from a lexicon and the corpus; from the pieces
     that both vocabularies share and the corpus (trainer/embedding_init.py)."""

@@ -25,6 +25,8 @@ from trainer.embedding_init import initial_embeddings, read_lexicon, sample_of
 from trainer.mlm import tie_output_bias
 from trainer.recipe import Recipe, Surgery
 
+FITTED_TOKENS, FITTED_LENGTH = 4096, 64
+"""Of the corpus, by which a near-identity layer is fitted, and of a block of them."""
 _OF_ANOTHER_TASK = ("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "auto_map")
 """What a seed's configuration may say of a classifier that it was, or of code of its own."""
 
@@ -162,7 +164,7 @@ def operate(seed: Seed, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corp
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-    tie_output_bias(model)
+    tie_output_bias(model.eval())
     new = dict(model.named_parameters())
     report: dict[str, Any] = {"embedding_init": settings.embedding_init, "parameters": sum(p.numel() for p in new.values())}
     with torch.no_grad():
@@ -178,13 +180,35 @@ def operate(seed: Seed, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corp
             if untied is not None and settings.embedding_init != "random":
                 untied.copy_(word)  # a random output matrix stays the independent draw that it is
         if settings.itl_init == "near-identity":
-            for layer in _itl_layers(settings.itl, config.num_hidden_layers):
-                for projection in ("attention.output.dense", "output.dense"):
-                    new[f"{architecture.layer}{layer}.{projection}.weight"].zero_()
-                    new[f"{architecture.layer}{layer}.{projection}.bias"].zero_()
+            tokens = _some_blocks(corpus, min(FITTED_LENGTH, recipe.sequence_length))
+            for layer in _itl_layers(settings.itl, config.num_hidden_layers):  # the first before the last, whose input it changes
+                _pass_through(model.base_model, layer, tokens)
         if settings.output_bias_init == "unigram":
             new[architecture.bias].copy_(_log_unigram(corpus, config.vocab_size))
     return model, report
+
+
+def _some_blocks(corpus: Corpus, length: int) -> torch.Tensor:
+    """(blocks, length) token ids of pieces spread over the training split, FITTED_TOKENS together, or what there is."""
+    tokens = corpus.split("train").tokens
+    starts = np.linspace(0, max(0, len(tokens) - length), FITTED_TOKENS // length).astype(np.int64)
+    return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
+
+
+def _pass_through(base: Any, layer: int, tokens: torch.Tensor) -> None:
+    """Make a layer give back what reaches it, as nearly as it can: zeros in the two projections that lead back into the residual stream;
+    and its two LayerNorms, which nothing can leave out, undone by their own scale and shift of each dimension, by least squares over the
+    states of the tokens."""
+    wanted = states = base(input_ids=tokens, output_hidden_states=True).hidden_states[layer].flatten(0, 1)
+    for part in (base.encoder.layer[layer].attention.output, base.encoder.layer[layer].output):
+        part.dense.weight.zero_()
+        part.dense.bias.zero_()
+        normal = nn.functional.layer_norm(states, states.shape[-1:], eps=part.LayerNorm.eps)
+        centre, spread = normal.mean(0), normal.var(0, correction=0).clamp_min(1e-6)
+        scale = ((normal - centre) * (wanted - wanted.mean(0))).mean(0) / spread
+        part.LayerNorm.weight.copy_(scale)
+        part.LayerNorm.bias.copy_(wanted.mean(0) - scale * centre)
+        states = part.LayerNorm(states)
 
 
 def _itl_layers(itl: str, num_layers: int) -> list[int]:
