@@ -55,9 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     check_numbers(options)
-    if not options.tokenizer:
-        fill_vocabulary(options)
-    else:
+    if options.tokenizer:
         found = check_export(options.tokenizer).vocab_size()
         if options.vocab_size not in (None, found):
             raise UserError(f"--vocab-size {options.vocab_size}: expected {found}, that of --tokenizer {options.tokenizer}; leave it out.")
@@ -66,6 +64,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             if getattr(options, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag}: expected none with --tokenizer {options.tokenizer}, which has been trained; leave it out.")
+    else:
+        fill_vocabulary(options)
     return options
 
 

@@ -14,7 +14,7 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
@@ -219,32 +219,21 @@ def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[Document]:
 
 
 def _parse_plain(lines: TextIO, path: Path) -> Iterator[Document]:
-    paragraphs: list[str] = []
-    blank = False  # a line was
-    for line in lines:
+    """Documents between blank lines; of a list of lines, LINES_TOGETHER each at the most."""
+    beginning: list[str] = []  # up to the first blank line behind text, or so far that it is a list
+    while len(beginning) < MAX_PARAGRAPHS and (line := next(lines, "")):
         if line.strip():
-            paragraphs.append(line.rstrip("\n"))
-        else:
-            blank = blank or bool(paragraphs)
-        if not blank and len(paragraphs) == MAX_PARAGRAPHS:
-            yield from _parse_lines(chain(paragraphs, lines))
-            return
-        if len(paragraphs) > MOST_PARAGRAPHS:
-            raise UserError(f"{path}: expected blank lines between documents, found {MOST_PARAGRAPHS:,} lines without one; put some there.")
-        if paragraphs and not line.strip():
-            yield Document("", "\n".join(paragraphs), False, 0)
-            paragraphs = []
-    if paragraphs:
-        yield Document("", "\n".join(paragraphs), False, 0)
-
-
-def _parse_lines(lines: Iterable[str]) -> Iterator[Document]:
-    """A list of lines; blank ones, should there be any, end a document as well."""
+            beginning.append(line)
+        elif beginning:
+            break
+    is_list = len(beginning) == MAX_PARAGRAPHS
     together: list[str] = []
-    for line in lines:
+    for line in chain(beginning, [] if is_list else ["\n"], lines):
         if line.strip():
             together.append(line.rstrip("\n"))
-        if together and (not line.strip() or len(together) == LINES_TOGETHER):
+        if len(together) > MOST_PARAGRAPHS:
+            raise UserError(f"{path}: expected blank lines between documents, found {MOST_PARAGRAPHS:,} lines without one; put some there.")
+        if together and (not line.strip() or (is_list and len(together) == LINES_TOGETHER)):
             yield Document("", "\n".join(together), False, 0)
             together = []
     if together:

@@ -55,11 +55,11 @@ def split_documents(documents: list[Document], splitter: str, keep: SentenceFilt
             if reason := keep.reason(sentence):
                 left_out[reason] += 1
             else:
-                lines.append(sentence.encode("utf-8", "replace"))  # JSON may hold half a surrogate pair
+                lines.append(sentence)
         if not lines:
             num_empty += 1
             continue
-        part = b"\n".join(lines) + b"\n"
+        part = ("\n".join(lines) + "\n").encode("utf-8", "replace")  # JSON may hold half a surrogate pair
         parts.append(part)
         hashes += [xxhash.xxh3_64_intdigest(_as_compared(line)) for line in lines]
         num_bytes.append(len(part))
@@ -69,10 +69,9 @@ def split_documents(documents: list[Document], splitter: str, keep: SentenceFilt
     )
 
 
-def _as_compared(line: bytes) -> bytes:
+def _as_compared(line: str) -> bytes:
     """What two lines have in common that no tokenizer tells apart: NFKC, without what cannot be seen."""
-    text = _INVISIBLE.sub("", line.decode("utf-8"))
-    return (text if unicodedata.is_normalized("NFKC", text) else unicodedata.normalize("NFKC", text)).encode("utf-8")
+    return unicodedata.normalize("NFKC", _INVISIBLE.sub("", line)).encode("utf-8", "replace")
 
 
 def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -274,9 +274,8 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     watchdog.close()
     journal.catch_up()
     if ranks.is_main and not (already_done and (exported / "config.json").is_file()):  # what has been edited there since stays
-        validations = [
-            row for row in read_rows(run.folder / "metrics.jsonl") if "valid_loss" in row
-        ]  # none where only checkpoints were kept
+        # none where only the checkpoints were kept
+        validations = [row for row in read_rows(run.folder / "metrics.jsonl") if "valid_loss" in row]
         scores = {key: validations[-1][key] for key in ("valid_loss", "valid_perplexity")} if validations else {}
         export(saver.last, run.corpus, exported, scores)
     journal.say(f"done: {exported}")
