@@ -6,7 +6,7 @@
 Each file holds one sentence a line. Lines are joined with single spaces into paragraphs of 5 to 20 (the seed is fixed), each is split,
 and a boundary is a character offset in the paragraph without its white space; the paragraph's end does not count. The rules were written
 with the even paragraphs in view, so the odd ones are what counts ("held out"); both are shown. Speed is CPU time of one process over
-all of the paragraphs, the best of three (kiwi: of one, it takes ten seconds). kiwipiepy is an extra: pip install "xpt[kiwi]".
+all of the paragraphs, the best of three (kiwi: of one, it takes ten seconds). kiwipiepy is an extra: pip install -e '.[kiwi]'.
 """
 
 import argparse

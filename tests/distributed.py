@@ -1,6 +1,7 @@
 """Run a function on several ranks: fresh processes, a file store (no ports)."""
 
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,10 @@ def _worker(
     except BaseException:
         Path(f"{log}.{rank}").write_text(traceback.format_exc())
         os._exit(1)
+    # DeepSpeed, imported after the group was made, keeps it in default arguments: the group's threads outlive it, and the end of the
+    # interpreter under them aborts one process in ten
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def run_on_ranks(function: Callable[..., None], world_size: int, folder: Path, *arguments: Any, backend: str = "gloo") -> None:
