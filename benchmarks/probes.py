@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from trainer.architecture import architecture_of
 from trainer.checkpoint import Checkpoint, checkpoint_paths
@@ -74,6 +75,7 @@ def probe(run: Path, lexicon: Path) -> dict[str, Any]:
     paths = {int(path.name.removeprefix("step-")): path for path in checkpoint_paths(run)}
     before, after = (Checkpoint.open(paths[step], verify=False) for step in (min(paths), max(paths)))
     recipe = after.state["recipe"]
+    transformers_logging.disable_progress_bar()
     seed, tokenizer = load_seed(recipe["seed_model"]), AutoTokenizer.from_pretrained(run / "model")
     korean = Pieces.of(tokenizer)
     tables = [weights(checkpoint, [seed.architecture.word_embeddings])[0] for checkpoint in (before, after)]

@@ -12,6 +12,7 @@ import pytest
 ALONE = "from trainer import lifeline, engine; lifeline.arriving.__wrapped__.__defaults__ = (2,); engine.start()"
 SCRIPT = """
 import datetime, sys, time, torch.distributed as dist
+import trainer.ranks
 from data_tools.errors import UserError
 from trainer import lifeline
 from trainer.ranks import Ranks, run_on_ranks
@@ -30,9 +31,10 @@ def main():
     for _ in range(200 if fault in ("stopped", "slow farewell") else 10**6):
         ranks.sum(1.0)
         time.sleep(0.01)
-run_on_ranks(main)
 if fault == "slow farewell" and rank == 1:
-    time.sleep(4)
+    leave = trainer.ranks._leave
+    trainer.ranks._leave = lambda status: (time.sleep(4), leave(status))
+run_on_ranks(main)
 """
 
 

@@ -224,8 +224,7 @@ def run_on_ranks(main: Callable[[], None]) -> None:
         _break(error)
     except Exception as error:
         _break(error)
-    if status:
-        _leave(status)
+    _leave(status)
 
 
 def _end(status: int, message: str, named: bool = False) -> None:
@@ -258,7 +257,7 @@ def _of_a_collective(error: Exception) -> bool:
 
 
 def farewell() -> None:
-    """All ranks leave together; without it a gloo thread aborts one exit in eight."""
+    """All ranks leave together: who goes first breaks the collectives of those who still are in one."""
     if dist.is_initialized():
         line = lifeline.tied()
         if line:
@@ -270,4 +269,6 @@ def farewell() -> None:
 def _leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # other ranks may be inside a collective: no orderly farewell is possible
+    # Not through the interpreter's end. Other ranks may be inside a collective; and after an orderly farewell, too, gloo's threads live as
+    # long as anything holds the group (DeepSpeed's engine does), and abort the process when they free a tensor while Python shuts down.
+    os._exit(status)
