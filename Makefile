@@ -20,16 +20,18 @@ install: .venv/installed
 quickstart: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/quickstart.sh
 
+# What `make test` and its kin compute is the CPU's, on a host with GPUs, too.
+ON_CPU = CUDA_VISIBLE_DEVICES= DS_ACCELERATOR=cpu
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu and not cluster"
+	$(ON_CPU) $(BIN)/python -m pytest -m "not slow and not gpu and not cluster"
 
 test-slow: install
-	$(BIN)/python -m pytest -m "slow and not cluster"
+	$(ON_CPU) $(BIN)/python -m pytest -m "slow and not cluster"
 
 # Kills, hangs, damage and full disks, from which each run must come back exactly; about a minute a trial.
 TRIALS ?= 10
 test-faults: install
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.faults --trials $(TRIALS)
+	$(ON_CPU) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.faults --trials $(TRIALS)
 
 # Several hosts on this machine: namespaces, sshd, pdsh and MPI; needs root. What the machine does not let happen is skipped, loudly.
 test-cluster: install
@@ -39,7 +41,7 @@ CLUSTER_TRIALS ?= 20
 test-cluster-faults: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.cluster.faults --trials $(CLUSTER_TRIALS)
 
-# About 10 minutes with a GPU or more; without one everything is skipped, and says so.
+# About 20 minutes with a GPU or more; without one everything is skipped, and says so.
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu -rs tests/test_gpu.py
 

@@ -46,5 +46,6 @@ def run_command(main: Callable[[], None]) -> None:
     except OSError as error:  # a path that cannot be used, else a disk that is full or broken
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
-        sys.exit(2 if error.errno in GIVEN else 1)
+        given = error.errno in GIVEN
+        print(f"error: {error.filename or 'writing'}: {error.strerror}{'; name another path' if given else ''}", file=sys.stderr)
+        sys.exit(2 if given else 1)

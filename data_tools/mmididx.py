@@ -120,12 +120,14 @@ class IndexedDataset:
     sizes: int32, tokens of each item, shape (items,)
     offsets: int64, where each item begins in `tokens`'s bytes, shape (items,)
     document_index: int64, shape (documents + 1,), first item of each document; begins with 0, ends with the number of items
+    path: PREFIX.bin
 
     Raises UserError when a file is missing, cut short or of another format.
     """
 
     def __init__(self, path_prefix: str | Path) -> None:
         index_path, bin_path = Path(f"{path_prefix}.idx"), Path(f"{path_prefix}.bin")
+        self.path = bin_path
         for path in (index_path, bin_path):
             if not path.is_file():
                 raise UserError(f"{path}: expected a file of an indexed dataset, found none; make the corpus with data_tools.prepare.")

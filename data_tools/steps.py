@@ -17,7 +17,7 @@ from data_tools.errors import UserError, run_command
 from data_tools.options import add_input, add_sentences, add_vocabulary, check_numbers, fill_vocabulary, new_parser
 from data_tools.splits import TRAIN
 from data_tools.spool import Spool
-from data_tools.vocabulary import export_tokenizer, train_vocabulary
+from data_tools.vocabulary import FILES, export_tokenizer, train_vocabulary
 from data_tools.work import Work
 from data_tools.workers import mpi_workers
 
@@ -36,6 +36,7 @@ def write_sentences(options: argparse.Namespace) -> None:
     """`sentences`: text that prepare reads again with --splitter lines."""
     if options.output.is_dir():
         raise UserError(f"--output {options.output}: expected a file to write, found a folder; name a file in it.")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".work-") as folder:
         spool = collect(options, Path(folder))
         aside = options.output.with_name(options.output.name + ".partial")
@@ -53,14 +54,17 @@ def write_sentences(options: argparse.Namespace) -> None:
 def write_tokenizer(options: argparse.Namespace) -> None:
     """`tokenizer`: a folder for prepare's --tokenizer, trained on a random sample of all sentences."""
     fill_vocabulary(options)
-    if options.output_dir.exists() and any(options.output_dir.iterdir()):
+    if options.output_dir.exists() and (not options.output_dir.is_dir() or any(options.output_dir.iterdir())):
         raise UserError(f"--output-dir {options.output_dir}: expected a new or empty folder; give another.")
     options.output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output_dir.parent, prefix=".work-") as folder:
         spool = collect(options, Path(folder))
         sample = sample_sentences(spool, np.full(len(spool.num_sentences), TRAIN, np.uint8), options.seed)
         model = train_vocabulary(sample, options.vocab_size, options.model_type, options.character_coverage, options.byte_fallback)
-    export_tokenizer(model, options.output_dir)
+        export_tokenizer(model, Path(folder) / "tokenizer")
+        options.output_dir.mkdir(exist_ok=True)
+        for name in FILES:
+            os.replace(Path(folder) / "tokenizer" / name, options.output_dir / name)
     print(options.output_dir)
 
 

@@ -28,7 +28,9 @@ def make_split(seed: int = 0, documents: int = 40) -> SimpleNamespace:
         index.append(len(sizes))
     tokens = rng.integers(5, 1000, sum(sizes)).astype(np.uint16)
     offsets = tokens.itemsize * (np.cumsum(sizes) - sizes)
-    return SimpleNamespace(tokens=tokens, sizes=np.array(sizes, dtype=np.int32), offsets=offsets, document_index=np.array(index))
+    return SimpleNamespace(
+        tokens=tokens, sizes=np.array(sizes, dtype=np.int32), offsets=offsets, document_index=np.array(index), path="x.bin"
+    )
 
 
 def plain_stream(split: SimpleNamespace) -> list[int]:
@@ -170,7 +172,7 @@ def test_masks_change_with_the_epoch_and_the_seed() -> None:
 
 
 def test_too_little_text_is_refused() -> None:
-    with pytest.raises(UserError, match="less than one block"):
+    with pytest.raises(UserError, match=r"\.bin: \d+ tokens, less than one block"):
         ContiguousBlocks(make_split(documents=1), 512, SPECIAL, Masking(), 0)
 
 

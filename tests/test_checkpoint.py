@@ -123,6 +123,13 @@ def test_everything_is_on_the_disk_before_the_marker_is(tmp_path: Path, monkeypa
     assert [name for name, moments in found.items() if moments] == ["a.bias"] and Checkpoint.open(path).adam_steps == {"a.bias": 3}
 
 
+def test_a_folder_that_is_none_is_not_called_unfinished(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"checkpoint {tmp_path}/step-7: no such folder"):
+        Checkpoint.open(tmp_path / "step-7")
+    with pytest.raises(UserError, match=r"complete\.json is missing"):
+        Checkpoint.open(tmp_path)
+
+
 def test_a_marker_that_vouches_for_too_little_is_refused(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, 9)
     marker = json.loads((path / "complete.json").read_text())

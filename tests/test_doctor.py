@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 GPU_CONFIGS = ("zero2_bf16.json", "zero2_fp16.json")
 GOOD = {
     "python": "3.11", "torch": "2", "deepspeed": "0", "transformers": "5", "numpy": "2", "code": "abc", "seed_problem": None,
-    "corpus_problem": None, "corpus": "fed", "gpus": ["A"] * 8, "gpu_memory": [40 << 30] * 8, "cores": 64, "memory": 500 << 30,
+    "corpus_problem": None, "corpus": "fed", "gpus": ["A"] * 8, "gpu_devices": ["/dev/nvidia0"],
+    "gpu_memory": [40 << 30] * 8, "cores": 64, "memory": 500 << 30,
     "port_free": True, "writable": True, "skew": 0.5, "address": "10.0.0.1", "interface": "eth0", "keepalive": True, "disk": 1 << 40,
     "checkpoints": 0,
 }  # fmt: skip
@@ -38,7 +39,8 @@ def findings_on(**changed: object) -> list[str]:
         ({"code": "xyz"}, "two: code xyz, abc on one"),
         ({"corpus": "bad"}, "two: corpus bad, fed on one"),
         ({"seed_problem": "no seed"}, "two: no seed"),
-        ({"gpus": []}, "two: GPUs [], one has"),
+        ({"gpus": []}, "two: GPUs that torch does not see"),
+        ({"gpus": [], "gpu_devices": []}, "two: GPUs [], one has"),
         ({"gpus": ["A"] * 7}, "two: 8 slots for 7 GPUs"),
         ({"port_free": False}, "two: the port for rank 0 is taken"),
         ({"writable": False}, "two: the run folder cannot be written"),

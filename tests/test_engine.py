@@ -25,6 +25,7 @@ from trainer.stages import split_parts, trainable
 from trainer.state import Saver, TrainState, save_seed
 
 VOCAB, LENGTH, BATCH = 48, 12, 8
+ROOT = Path(__file__).parent.parent
 SHAPE = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
 OPTIMIZER = Optimizer(weight_decay=0.1, gradient_clipping=0.5, eps=1e-6)
 TWO_STAGES = [["embeddings", "itl", "head"], ["all"]]
@@ -194,6 +195,28 @@ def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int, by_deepspeed:
         assert len(moved) > 0.9 * len(expected)
 
 
+@pytest.mark.parametrize("by_deepspeed", [False, True])
+def test_gradients_of_several_ranks_are_added_in_fp32(tmp_path: Path, by_deepspeed: bool) -> None:
+    """In bf16, of one micro-batch on each of two ranks and of both on one: Adam's first moment after one step, which is the gradient but
+    for a factor. By DeepSpeed's reduction, too, as the GPU configs have it."""
+    from trainer.checkpoint import newest
+
+    gpu_config = json.loads((ROOT / "ds_configs" / "zero2_bf16.json").read_text())
+    found = []
+    for ranks in (1, 2):
+        folder, micro = tmp_path / str(ranks), BATCH // 2
+        start_run(folder / "0", "bert", [["all"]], 1)
+        settings = json.loads(write_ds_config(folder, micro, "bf16").read_text())
+        settings["communication_data_type"] = gpu_config.get("communication_data_type")
+        (folder / f"ds-{micro}-fp32.json").write_text(json.dumps(settings))
+        run_on_ranks(run_cases, ranks, tmp_path, folder, [Case("bert", micro, [["all"]])], 1, by_deepspeed and ranks == 2)
+        checkpoint, _ = newest(folder / "0")
+        assert checkpoint is not None and checkpoint.state["step"] == 1
+        found.append({name: moments[0].clone() for name, _, moments in checkpoint.entries(checkpoint.parameters) if moments})
+    one, two = (torch.cat([moment.flatten() for _, moment in sorted(moments.items())]) for moments in found)
+    assert (two - one).norm() < 1e-5 * one.norm()
+
+
 def spoil(folder: Path, ds_config: Path) -> None:
     """An engine whose frozen weights, gradients or trainable set are tampered with says so; it has looked itself when it was built. And it
     drops out by torch's generator in training, also after an evaluation, which does not."""
@@ -352,9 +375,11 @@ def test_a_checkpoint_is_on_the_disk_before_it_counts(tmp_path: Path) -> None:
 def test_buckets_fit_the_model() -> None:
     from trainer.engine import fitting_buckets
 
-    assert fitting_buckets({"stage": 2}, 101) == {"stage": 2, "reduce_bucket_size": 102, "allgather_bucket_size": 102}
+    assert fitting_buckets({"stage": 2}, [100, 1]) == {"stage": 2, "reduce_bucket_size": 102, "allgather_bucket_size": 102}
     given = {"reduce_bucket_size": 50, "allgather_bucket_size": 200}
-    assert fitting_buckets(given, 100) == {"reduce_bucket_size": 50, "allgather_bucket_size": 100}
+    assert fitting_buckets(given, [61, 39]) == {"reduce_bucket_size": 50, "allgather_bucket_size": 100}
+    overlapping = fitting_buckets(given | {"overlap_comm": True}, [61, 39])
+    assert overlapping == {"overlap_comm": True, "reduce_bucket_size": 62, "allgather_bucket_size": 100}
 
 
 def test_fresh_moments_are_another_run() -> None:

@@ -40,7 +40,7 @@ LAYERS = {
             "architecture",
             "relations",
             "scores",
-            "determinism",
+            "accelerator",
             "memory",
             "catalogue",
             "launcher",

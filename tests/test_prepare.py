@@ -536,17 +536,18 @@ def test_the_steps_one_by_one_make_the_same_corpus(corpus_dir: Path, text_file: 
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    launch("data_tools.steps", "sentences", "--input", text_file, "--output", tmp_path / "sentences.txt")
-    documents = (tmp_path / "sentences.txt").read_text().strip().split("\n\n")
+    launch("data_tools.steps", "sentences", "--input", text_file, "--output", tmp_path / "new" / "sentences.txt")
+    documents = (tmp_path / "new" / "sentences.txt").read_text().strip().split("\n\n")
     assert [document.split("\n") for document in documents] == DOCUMENTS
     launch(
         "data_tools.steps", "tokenizer", "--input", text_file, "--vocab-size", 150, "--model-type", "bpe", "--output-dir", tmp_path / "t"
     )
     assert check_export(tmp_path / "t").vocab_size() == 150
-    lines = ("--input", tmp_path / "sentences.txt", "--splitter", "lines", "--tokenizer", corpus_dir / "tokenizer", "--workers", 1)
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == sorted(FILES)
+    lines = ("--input", tmp_path / "new" / "sentences.txt", "--splitter", "lines", "--tokenizer", corpus_dir / "tokenizer", "--workers", 1)
     run(*lines, "--output-dir", tmp_path / "c")
     outputs = [Corpus.open(folder).manifest["outputs"] for folder in (tmp_path / "c", corpus_dir)]
-    assert outputs[0] == outputs[1] and sorted(path.name for path in tmp_path.iterdir()) == ["c", "sentences.txt", "t"]
+    assert outputs[0] == outputs[1] and sorted(path.name for path in tmp_path.iterdir()) == ["c", "new", "t"]
 
 
 def test_three_mpi_processes_make_the_same_bytes(corpus_dir: Path, text_file: Path, tmp_path: Path) -> None:

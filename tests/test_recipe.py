@@ -68,6 +68,14 @@ def test_bad_settings_are_named(override: str) -> None:
         load_recipe(ROOT / "recipes" / "paper.yaml", [override])
 
 
+def test_one_bad_stage_is_one_problem() -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(ROOT / "recipes" / "minilm.yaml", ["stages.0.steps=1"])
+    assert len(str(caught.value).splitlines()) == 2 and "warmup_steps" in str(caught.value)
+    with pytest.raises(UserError, match=r"stages: .*at least 1 item"):
+        load_recipe(ROOT / "recipes" / "minilm.yaml", ["stages=[]"])
+
+
 @pytest.mark.parametrize("text", ['["encoder[0:2]", head]', "[encoder[0:2], head]", "['encoder[0:2]','head']"])  # pdsh takes quotes away
 def test_parts_with_brackets_are_read_with_quotes_and_without(text: str) -> None:
     assert load_recipe(ROOT / "recipes" / "paper.yaml", [f"stages.0.train={text}"]).stages[0].train == ("encoder[0:2]", "head")
@@ -139,10 +147,18 @@ def test_schedules_at_hand_computed_steps() -> None:
 
 def test_the_peak_is_that_of_the_very_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
-    for name in ("NVIDIA A100-SXM4-80GB", "NVIDIA L40S", "NVIDIA L40", "NVIDIA A10G", "Tesla V100-PCIE-16GB", "NVIDIA H100 80GB HBM3"):
+    for name in (
+        "NVIDIA A100-SXM4-80GB",
+        "NVIDIA L40S",
+        "NVIDIA L40",
+        "NVIDIA A10G",
+        "Tesla V100-PCIE-16GB",
+        "NVIDIA H100 80GB HBM3",
+        "NVIDIA H100 PCIe",
+    ):
         monkeypatch.setattr("torch.cuda.get_device_name", lambda device, name=name: name)
         found[name] = peak_flops(torch.device("cuda"), torch.bfloat16, 8, 8, 8) / 1e12
-    assert list(found.values()) == [312, 362, 181, 70, 125, 989]
+    assert list(found.values()) == [312, 362, 181, 70, 125, 989, 756]
 
 
 def test_flops_of_a_hand_counted_model() -> None:

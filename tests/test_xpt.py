@@ -287,28 +287,33 @@ def test_weights_that_compute_otherwise_than_they_did_are_not_trained_on(finishe
 
 
 @pytest.mark.parametrize(
-    ("dtype", "factor", "refused"),
+    ("dtype", "saved_on", "factor", "refused"),
     [
-        ("float32", 1 + 1e-4, True),
-        ("float32", 1 + 1e-6, False),
-        ("bfloat16", 1 + 1e-3, False),
-        ("bfloat16", 0.99, True),
-        ("bfloat16", math.nan, True),
+        ("float32", "cpu", 1 + 1e-4, True),
+        ("float32", "cpu", 1 + 1e-6, False),
+        ("bfloat16", "cpu", 1 + 1e-3, False),
+        ("bfloat16", "", 1 + 1e-3, False),
+        ("bfloat16", "cpu", 1 + 5e-3, True),
+        ("bfloat16", "cuda", 1 + 5e-3, False),
+        ("bfloat16", "cuda", 0.98, True),
+        ("bfloat16", "cpu", math.nan, True),
     ],
 )
-def test_how_near_the_loss_of_loaded_weights_must_be(monkeypatch: pytest.MonkeyPatch, dtype: str, factor: float, refused: bool) -> None:
+def test_how_near_the_loss_of_loaded_weights_must_be(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, saved_on: str, factor: float, refused: bool
+) -> None:
     from trainer import xpt
 
     asked = []
 
-    def forward_check(run: Any, loss: Any, of: torch.dtype, num_blocks: int) -> dict[str, Any]:
+    def forward_check(run: Any, loss: Any, device: torch.device, num_blocks: int) -> dict[str, Any]:
         asked.append(num_blocks)
-        return {"loss_sum": 300.0 * factor, "dtype": str(of)} if math.isfinite(factor) else {}
+        return {"loss_sum": 300.0 * factor, "dtype": str(run.config.dtype)} if math.isfinite(factor) else {}
 
     monkeypatch.setattr(xpt, "forward_check", forward_check)
     run = SimpleNamespace(config=SimpleNamespace(dtype=getattr(torch, dtype)))
-    ranks, engine = SimpleNamespace(sum=lambda value: [value]), SimpleNamespace(evaluate=None)
-    record = {"loss_sum": 300.0, "dtype": f"torch.{dtype}", "blocks": 7}
+    ranks, engine = SimpleNamespace(sum=lambda value: [value]), SimpleNamespace(evaluate=None, device=torch.device("cpu"))
+    record = {"loss_sum": 300.0, "dtype": f"torch.{dtype}", "blocks": 7} | ({"device": saved_on} if saved_on else {})
     with pytest.raises(RunError, match="a parameter went astray") if refused else nullcontext():
         xpt.check_forward(run, ranks, engine, SimpleNamespace(path="step-3", state={"forward": record}))  # type: ignore[arg-type]
     assert asked == [7]

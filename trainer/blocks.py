@@ -114,8 +114,8 @@ class ContiguousBlocks(Blocks):
         self.num_blocks = (len(self._tokens) + len(ends)) // self._payload
         if self.num_blocks == 0:
             raise UserError(
-                f"corpus split has {len(self._tokens)} tokens, less than one block of sequence_length {self.sequence_length}; "
-                "prepare more text or shorten sequence_length"
+                f"{split.path}: {len(self._tokens)} tokens, less than one block of sequence_length {self.sequence_length}; "
+                "prepare a larger split, or shorten sequence_length"
             )
 
     def read(self, blocks: np.ndarray) -> tuple[np.ndarray, None]:
@@ -141,7 +141,7 @@ class SentenceBlocks(Blocks):
         super().__init__(split, *settings)
         sizes = split.sizes.astype(np.int64)
         if not len(sizes):
-            raise UserError("corpus split has no sentence; prepare more text")
+            raise UserError(f"{split.path}: no sentence; prepare a larger split")
         pieces = -(-sizes // self._payload)  # of each sentence
         number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its sentence
         self._starts = np.repeat(np.cumsum(sizes) - sizes, pieces) + number * self._payload

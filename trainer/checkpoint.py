@@ -176,6 +176,8 @@ class Checkpoint:
         try:
             files = json.loads((path / "complete.json").read_bytes())
         except (FileNotFoundError, NotADirectoryError):
+            if not path.is_dir():
+                raise UserError(f"checkpoint {path}: no such folder; give RUN/checkpoints/step-N") from None
             raise UserError(f"checkpoint {path}: complete.json is missing, so the checkpoint was not finished") from None
         except ValueError:
             raise UserError(f"checkpoint {path}: complete.json is not readable as JSON") from None

@@ -175,9 +175,11 @@ def judge_hosts(hosts: dict[str, dict[str, Any]], slots: dict[str, int], finding
         findings.check(facts["corpus_problem"] is None, host, f"corpus: {facts['corpus_problem']}", "copy the corpus there, or --corpus")
         same = good[reference]["corpus"]
         findings.check(facts["corpus"] == same, host, f"corpus {facts['corpus']}, {same} on {reference}", "copy the same corpus everywhere")
+        unseen = bool(facts["gpu_devices"] and not facts["gpus"])
+        findings.check(not unseen, host, "GPUs that torch does not see", "install torch's CUDA build, or a newer driver")
         kinds = sorted(set(facts["gpus"]))
         findings.check(
-            bool(facts["gpus"]) == bool(good[reference]["gpus"]), host, f"GPUs {kinds}, {reference} has {good[reference]['gpus']}",
+            unseen or bool(kinds) == bool(good[reference]["gpus"]), host, f"GPUs {kinds}, {reference} has {good[reference]['gpus']}",
             "use hosts with GPUs only or without only",
         )  # fmt: skip
         room = len(facts["gpus"]) or facts["cores"]

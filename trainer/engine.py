@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from data_tools.errors import UserError
-from trainer import lifeline
+from trainer import accelerator, lifeline
 from trainer.blocks import MaskedBatch
 from trainer.checkpoint import Checkpoint, Entry
 from trainer.gradients import Gradients
@@ -175,10 +175,14 @@ def _as_deepspeed_reads_it(settings: dict[str, Any], path: Path) -> None:
             raise UserError(f"ds_config {path}: zero_optimization.{name} must be a number of elements, found {size!r}")
 
 
-def fitting_buckets(zero: dict[str, Any], trainable: int) -> dict[str, Any]:
-    """`zero_optimization` with buckets no larger than what trains: DeepSpeed allocates them whole, by default 5e8 elements each."""
-    names, even = ("reduce_bucket_size", "allgather_bucket_size"), trainable + trainable % 2  # it refuses odd ones
-    return {**zero, **{name: min(int(zero.get(name, 5e8)), even) for name in names}}
+def fitting_buckets(zero: dict[str, Any], trainable: list[int]) -> dict[str, Any]:
+    """`zero_optimization` with buckets no larger than what trains: DeepSpeed allocates them whole, by default 5e8 elements each. With
+    overlap_comm one takes every parameter: a gradient that does not fit bypasses the bucket, and by reading (not run on a GPU) its memory
+    may be used anew while the reduction still reads it. trainable: elements of each trainable parameter."""
+    total, largest = (count + count % 2 for count in (sum(trainable), max(trainable)))  # it refuses odd ones
+    least = largest if zero.get("overlap_comm") else 0
+    names = ("reduce_bucket_size", "allgather_bucket_size")
+    return {**zero, **{name: max(least, min(int(zero.get(name, 5e8)), total)) for name in names}}
 
 
 class Traffic:
@@ -237,7 +241,8 @@ def start(timeout_minutes: float = 30) -> None:
     deepspeed_logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed calls older names
     # Its shared-memory all-reduce for CPUs is compiled at first use, for minutes; gloo needs no compiler.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not accelerator.is_gpu():  # there it is not asked for, and the question alone runs compilers
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     try:
         with lifeline.arriving():
             deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))
@@ -304,11 +309,12 @@ class StageEngine:
         settings = {
             **config.settings,
             "zero_optimization": fitting_buckets(
-                config.settings["zero_optimization"], sum(p.numel() for p in model.parameters() if p.requires_grad)
+                config.settings["zero_optimization"], [p.numel() for p in model.parameters() if p.requires_grad]
             ),
             "gradient_accumulation_steps": self.accumulation,
             "gradient_clipping": optimizer.gradient_clipping,
             "steps_per_print": None,
+            "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice a step
         }
         if config.compiles and self.device.type == "cuda":  # fixed shapes; the head's change with every batch. Not run on a GPU
             model.base_model.compile(dynamic=False)  # validation's batches are of another size: a graph for each

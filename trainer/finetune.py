@@ -199,7 +199,8 @@ def _run_epochs(
                 continue
             row = {"step": step, "epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "lr": rate, "grad_norm": grad_norm.item()}
             losses = []
-            if not math.isfinite(row["loss"]):
+            # the last update's harm shows in no loss
+            if not math.isfinite(row["loss"]) or (at_end and not all(p.isfinite().all() for p in classifier.model.parameters())):
                 raise _diverged(settings, step)
             row |= diary.lap()
             if at_end and held_out:
@@ -215,8 +216,6 @@ def _run_epochs(
                 saved_at = time.monotonic()
             diary.start_clock()
     diary.close()
-    if not all(torch.isfinite(p).all() for p in classifier.model.parameters()):  # the last update's, which no loss shows
-        raise _diverged(settings, step)
     if best and best["step"] != step:
         folder = settings.output_dir / "checkpoints"
         try:

@@ -15,8 +15,9 @@ import torch
 from trainer.stages import Parts
 
 # Dense bf16 tensor-core peaks from the makers' data sheets, FLOP/s.
-GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "A10": 125e12, "A10G": 70e12, "A40": 150e12, "A6000": 155e12, "L4": 121e12,
-             "L40": 181e12, "L40S": 362e12, "V100": 125e12, "T4": 65e12, "4090": 165e12, "3090": 71e12, "B200": 2250e12}  # fmt: skip
+GPU_PEAKS = {"H100": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200": 989e12, "GH200": 989e12, "A100": 312e12, "A10": 125e12,
+             "A10G": 70e12, "A40": 150e12, "A6000": 155e12, "L4": 121e12, "L40": 181e12, "L40S": 362e12, "V100": 125e12, "T4": 65e12,
+             "4090": 165e12, "3090": 71e12, "B200": 2250e12}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ def peak_flops(device: torch.device, dtype: torch.dtype, tokens: int, hidden: in
     """FLOP/s that one rank can reach: the data sheet's figure on a known GPU in 16 bits, else the best of a short measured
     (tokens, hidden) x (hidden, intermediate) multiplication with the rank's own threads."""
     if device.type == "cuda" and dtype != torch.float32:
-        for word in torch.cuda.get_device_name(device).replace("-", " ").split():  # NVIDIA A100-SXM4-80GB
-            if word in GPU_PEAKS:
-                return GPU_PEAKS[word]
+        name = f" {torch.cuda.get_device_name(device).replace('-', ' ')} "  # NVIDIA A100-SXM4-80GB
+        known = [words for words in GPU_PEAKS if f" {words} " in name]
+        if known:
+            return GPU_PEAKS[max(known, key=len)]
     a, b = torch.randn(tokens, hidden, device=device).to(dtype), torch.randn(intermediate, hidden, device=device).to(dtype)
     best, begin = float("inf"), time.perf_counter()
     while time.perf_counter() - begin < 0.5:

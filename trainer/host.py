@@ -24,10 +24,13 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
     on the first host what `surgery` needs."""
     import torch  # takes seconds, and may be what is broken
 
+    from trainer.accelerator import gpu_devices
+
     place = nearest_folder(Path(asked["run"]))
     address = address_towards(asked["master"])
     found: dict[str, Any] = {
-        **installed(), "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        **installed(), "gpu_devices": gpu_devices(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cores": len(os.sched_getaffinity(0)), "memory": available_memory(), "address": address, "interface": interface_of(address),
         "port_free": port_is_free(asked["port"]) if address == asked["master"] else None,
         "gpu_memory": [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())],

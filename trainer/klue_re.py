@@ -30,16 +30,15 @@ def main() -> None:
     elif arguments.command == "compare":
         arguments.model = [resolve_named(model) for model in arguments.model]
     # After parsing, so that --help and mistakes answer at once: these take seconds to import.
-    from trainer.classifier import pick_device, quiet_transformers
+    from trainer.accelerator import repeat_exactly
+    from trainer.classifier import quiet_transformers
     from trainer.comparison import compare, named_models
-    from trainer.determinism import repeat_exactly
     from trainer.evaluation import evaluate, summary
     from trainer.finetune import train
     from trainer.memory import keep_freed_memory
 
     keep_freed_memory()
-    if pick_device().type == "cuda":
-        repeat_exactly()
+    repeat_exactly()
     quiet_transformers()
     if arguments.command == "eval":
         print(summary(evaluate(arguments.model, arguments.data, arguments.report, arguments.predictions, arguments.html)))

@@ -4,15 +4,12 @@ trainer.doctor starts it on every host, with RANK, WORLD_SIZE, MASTER_ADDR and M
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
-import torch
+from trainer import accelerator  # before DeepSpeed is imported
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when it is imported
-
+# isort: split
 from trainer import engine as engines
 from trainer.ranks import Ranks, run_on_ranks
 from trainer.storage import Storage
@@ -21,6 +18,7 @@ MEGABYTES = 16
 
 
 def main() -> None:
+    accelerator.repeat_exactly()
     engines.start(timeout_minutes=0.75)
     ranks = Ranks.current()
     storage = Storage(Path(sys.argv[1]), ranks)

@@ -66,7 +66,8 @@ class MaskedLanguageModel(nn.Module):
         longest = int(places.diff().max())
         row = {"input_ids": input_ids.reshape(1, -1), "position_ids": positions.reshape(1, -1)}
         lengths = {"cu_seq_lens_q": places, "cu_seq_lens_k": places, "max_length_q": longest, "max_length_k": longest}
-        hidden: torch.Tensor = self._base(**row, **lengths).last_hidden_state[0]
+        # not through a compiled call: another shape with every batch
+        hidden: torch.Tensor = self._base.forward(**row, **lengths).last_hidden_state[0]
         return hidden
 
     def loss(self, batch: MaskedBatch, device: torch.device) -> torch.Tensor:

@@ -13,7 +13,7 @@ from trainer.mlm import build_model
 from trainer.recipe import Recipe
 from trainer.stages import Parts, check_stages, split_parts, trainable
 
-ASSUMED_MFU = 0.4  # of the measured matrix-multiplication peak; only the time estimate uses it
+ASSUMED_MFU = 0.4  # of the matrix-multiplication peak (trainer/flops.py); only the time estimate uses it
 
 
 def memory_per_rank(num_trainable: int, num_frozen: int, world_size: int, dtype: torch.dtype, whole_gradient: bool) -> float:

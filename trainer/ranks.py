@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from data_tools.errors import RunError, UserError
-from trainer import lifeline
+from trainer import accelerator, lifeline
 from trainer.launcher import launcher_processes
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class Ranks:
         """After the process group was made."""
         local = int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cpu")
-        if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
+        if accelerator.is_gpu():
             device = torch.device("cuda", local)
             torch.cuda.set_device(device)  # collectives on objects use the current device
         return cls(dist.get_rank(), dist.get_world_size(), device)
@@ -152,9 +152,10 @@ class Ranks:
         """Bytes that each rank sends a second while all add tensors of this size (a ring: 2 (N - 1) / N of the tensor)."""
         tensor = torch.ones(megabytes * 2**18, device=self.device)
         dist.all_reduce(tensor)
+        tensor[0].item()  # on a GPU, the end of it
         begin = time.perf_counter()
         dist.all_reduce(tensor)
-        tensor[0].item()  # on a GPU, the end of it
+        tensor[0].item()
         return 2 * (self.world_size - 1) / self.world_size * 4 * tensor.numel() / (time.perf_counter() - begin)
 
     def broadcast(self, data: bytes, source: int) -> bytes:

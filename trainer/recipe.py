@@ -206,7 +206,10 @@ def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        raise UserError(f"recipe {path}:\n" + "\n".join(_problem(item) for item in error.errors())) from None
+        bad_stages = any(item["loc"][:1] == ("stages",) and len(item["loc"]) > 1 for item in error.errors())
+        # pydantic counts good stages only, and says that there are none
+        items = [item for item in error.errors() if not (item["type"] == "too_short" and item["loc"] == ("stages",) and bad_stages)]
+        raise UserError(f"recipe {path}:\n" + "\n".join(map(_problem, items))) from None
 
 
 _PART = r"[a-z]+(\[-?\d*:-?\d*\])?"
@@ -215,7 +218,7 @@ _PART = r"[a-z]+(\[-?\d*:-?\d*\])?"
 def _apply(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"--set {override}: expected key=value, e.g. stages.0.steps=100")
+        raise UserError(f"--set {override}: expected key=value, e.g. every.log=10")
     try:
         value = _plain_number(yaml.safe_load(text))
     except yaml.YAMLError as error:

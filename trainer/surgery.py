@@ -2,7 +2,7 @@
 
 An adaptation layer (ITL) is structurally an encoder layer, so the result is a plain model with up to two more layers: ITL,
 the seed's layers, ITL. Word embeddings and MLM output layer are new, sized for the new vocabulary; encoder weights are the
-seed's to the bit; position embeddings and the embedding LayerNorm are kept unless the recipe says otherwise.
+seed's to the bit; the embedding LayerNorm is kept, and position embeddings are unless the recipe says otherwise.
 """
 
 import json
