@@ -4,8 +4,8 @@
     python -m benchmarks.evidence run --corpus corpora/clean --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
 
 A cell's record, benchmarks/results/evidence/TABLE.NAME.SEED.json, is written (and with --commit committed) when the cell ends; a recorded
-cell is skipped, until the table asks for scores that the record does not have. At the end of --minutes, or asked to end, this program asks
-what runs to stop and save; it goes on at the next call.
+cell is skipped, until the table asks for scores that the record does not have. What was begun or recorded under another definition of the
+cell is refused. At the end of --minutes, or asked to end, this program asks what runs to stop and save; it goes on at the next call.
 """
 
 import argparse
@@ -17,16 +17,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.probes import probe
+from benchmarks.probes import probe, test_loss
 
 TABLE = Path("benchmarks/evidence.yaml")
 RECORDS, RUNS = Path("benchmarks/results/evidence"), Path("runs/evidence")
+DEFINES = ("tokens", "text", "variant", "set", "stages")
+"""The entries of a cell that make its post-training what it is."""
+
+
+class OtherExperimentError(Exception):
+    """What stands there was begun or recorded under another definition of the cell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +98,10 @@ def read_cells(path: Path = TABLE) -> tuple[dict[str, Any], list[Cell]]:
 
 def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> subprocess.Popen:
     """The next process that the cell needs: post-training, and then, where it is asked for, fine-tuning after each share."""
-    cell.run.parent.mkdir(parents=True, exist_ok=True)
+    note_origin(cell, given)
     if not (cell.run / "model" / "config.json").is_file():
         recipe = given["recipe"]
         settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
-        note_origin(cell)
         program = ["-m", "benchmarks.variants", *cell.variant, "--"] if cell.variant else ["trainer/xpt.py"]
         if arguments.ranks > 1:
             program = ["-m", "torch.distributed.run", "--master_port=29617", f"--nproc_per_node={arguments.ranks}", *program]
@@ -114,14 +121,40 @@ def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> s
         return subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def note_origin(cell: Cell) -> None:
-    """Beside the run: the last commit that changed code when it started, and the processor."""
-    path = cell.run.with_name(f"{cell.label}.origin.json")
+def note_origin(cell: Cell, given: dict[str, Any]) -> None:
+    """Beside the run: the cell's definition, the processor, and at each start the last commit that changed code, marked where files differ
+    from it. Raises OtherExperimentError when what stands there was begun under another definition."""
+    code = ["trainer", "data_tools", "recipes", "ds_configs", "benchmarks/*.py"]
+    command = ["git", "log", "-1", "--format=%h", "--", *code]
+    commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], check=False).returncode:
+        commit += " and changes"
+    path = origin_of(cell)
     if not path.is_file():
-        command = ["git", "log", "-1", "--format=%h", "--", "trainer", "data_tools", "recipes", "benchmarks/*.py"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-        path.write_text(json.dumps({"commit": commit, "processor": found[1] if found else "unknown"}), encoding="utf-8")
+        origin = {**definition(cell, given), "processor": found[1] if found else "unknown", "commits": []}
+    else:
+        origin = json.loads(path.read_text(encoding="utf-8"))
+        refuse_other(cell, given, origin, str(cell.run))
+    if commit not in origin["commits"]:
+        origin["commits"].append(commit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(origin), encoding="utf-8")
+
+
+def origin_of(cell: Cell) -> Path:
+    return cell.run.with_name(f"{cell.label}.origin.json")
+
+
+def definition(cell: Cell, given: dict[str, Any]) -> dict[str, Any]:
+    return {**{key: getattr(cell, key) for key in DEFINES}, **({"fine_tuning": given["fine_tuning"]} if cell.klue else {})}
+
+
+def refuse_other(cell: Cell, given: dict[str, Any], found: dict[str, Any], where: str) -> None:
+    """Raise OtherExperimentError unless `found` agrees with the cell in all that it says of its definition."""
+    differing = [key for key, value in definition(cell, given).items() if found.get(key, value) != value]
+    if differing:
+        raise OtherExperimentError(f"{where} is of another {' and '.join(differing)}; move it away, or mend {TABLE}")
 
 
 def fine_tuned(cell: Cell, share: float) -> Path:
@@ -134,7 +167,9 @@ def export(cell: Cell, share: float, corpus: Path) -> Path:
         return cell.run / "model"
     folder = cell.run / f"model-{share}"
     if not (folder / "config.json").is_file():  # while the checkpoints are there
-        steps = max(int(path.name.removeprefix("step-")) for path in (cell.run / "checkpoints").glob("step-*[0-9]"))
+        steps = max((int(path.name.removeprefix("step-")) for path in (cell.run / "checkpoints").glob("step-*[0-9]")), default=0)
+        if not steps:
+            raise FileNotFoundError(f"the checkpoints of {cell.run} are gone, so that nothing can be scored at {share} of its tokens")
         words = ["-m", "trainer.export", "--checkpoint", str(cell.run / "checkpoints" / f"step-{round(share * steps)}")]
         subprocess.run([sys.executable, *words, "--corpus", str(corpus), "--output-dir", str(folder)], check=True)
     return folder
@@ -144,12 +179,13 @@ def finished(cell: Cell) -> bool:
     return (cell.run / "model" / "config.json").is_file() and all(fine_tuned(cell, share).is_file() for share in cell.klue)
 
 
-def recorded(cell: Cell) -> bool:
-    """Is there a record, with a score for each share that is asked for?"""
+def recorded(cell: Cell, given: dict[str, Any]) -> bool:
+    """Is there a record, with a score for each share that is asked for? Raises OtherExperimentError."""
     if not cell.record.is_file():
         return False
-    scored = {row["tokens"] for row in json.loads(cell.record.read_text(encoding="utf-8"))["klue_re"]}
-    return scored >= {share * cell.tokens for share in cell.klue}
+    record = json.loads(cell.record.read_text(encoding="utf-8"))
+    refuse_other(cell, given, record, str(cell.record))
+    return {row["tokens"] for row in record["klue_re"]} >= {share * cell.tokens for share in cell.klue}
 
 
 def keep(cell: Cell, arguments: argparse.Namespace) -> None:
@@ -158,35 +194,63 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
     speeds = sorted(row["tokens_per_second"] for row in rows if row.get("tokens_per_second"))
     curve = [[row["step"], row["stage"], round(row["valid_loss"], 5)] for row in rows if "valid_loss" in row]
     earlier = json.loads(cell.record.read_text(encoding="utf-8")) if cell.record.is_file() else {}
-    path = cell.run.with_name(f"{cell.label}.origin.json")
-    origin = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"commit": earlier.get("commit")}
+    origin = json.loads(origin_of(cell).read_text(encoding="utf-8"))
     record = {**asdict(cell), **origin, "steps": rows[-1]["step"], "tokens_per_second": speeds[len(speeds) // 2], "curve": curve}
     figures = ("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds")
     reports = {share: json.loads(fine_tuned(cell, share).read_text(encoding="utf-8")) for share in cell.klue}
     record["klue_re"] = [{"tokens": share * cell.tokens, **{key: report[key] for key in figures}} for share, report in reports.items()]
     valid = json.loads((cell.corpus(arguments.corpus) / "manifest.json").read_text(encoding="utf-8"))["splits"]["valid"]
     record["tokens_per_character"] = round(valid["tokens"] / valid["characters"], 5)
+    record["test_loss"] = round(test_loss(cell.run / "model", cell.corpus(arguments.corpus)), 5)
     if (cell.run / "checkpoints").is_dir():
         record["probes"] = probe(cell.run, arguments.lexicon)
-    else:
+    elif "probes" in earlier:
         record["probes"] = earlier["probes"]
     RECORDS.mkdir(parents=True, exist_ok=True)
     cell.record.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(cell.run / "checkpoints", ignore_errors=True)
     if arguments.commit:
-        subprocess.run(["git", "add", str(cell.record)], check=True)
-        subprocess.run(["git", "commit", "--quiet", "--message", f"Record of {cell.label}", "--", str(cell.record)], check=True)
+        commit(cell)
+
+
+def commit(cell: Cell) -> None:
+    """The record alone. Another runner in this tree may hold git's lock for a moment."""
+    add = ["git", "add", str(cell.record)]
+    for words in (add, ["git", "commit", "--quiet", "--message", f"Record of {cell.label}", "--", str(cell.record)]):
+        for left in range(9, -1, -1):
+            if subprocess.run(words, check=not left).returncode == 0:
+                break
+            time.sleep(1)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run what is left; returns how many cells failed."""
     given, cells = read_cells()
-    left = [cell for cell in cells if not recorded(cell) and (not arguments.only or cell.label.startswith(arguments.only))]
+    left = [cell for cell in cells if not arguments.only or cell.label.startswith(arguments.only)]
     deadline = time.monotonic() + 60 * arguments.minutes
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     running: dict[Cell, subprocess.Popen] = {}
     failed = 0
+
+    def tried(work: Callable[[], None], cell: Cell) -> None:
+        """One cell's trouble is not the others'."""
+        nonlocal failed
+        try:
+            work()
+        except (OtherExperimentError, OSError, LookupError, ValueError, subprocess.CalledProcessError) as error:
+            failed += 1
+            print(f"{cell.label}: {type(error).__name__}: {error}", flush=True)
+
+    def begin(cell: Cell) -> None:
+        if recorded(cell, given):
+            return
+        if finished(cell):
+            keep(cell, arguments)
+            return
+        running[cell] = start(cell, given, arguments)
+        print(f"{time.strftime('%H:%M')} {cell.label}: started; {len(left)} more to do", flush=True)
+
     while left or running:
         ending = bool(asked) or time.monotonic() > deadline
         if ending:
@@ -195,11 +259,7 @@ def run(arguments: argparse.Namespace) -> int:
                 process.send_signal(signal.SIGTERM)
         while left and len(running) < arguments.jobs:
             cell = left.pop(0)
-            if finished(cell):
-                keep(cell, arguments)
-                continue
-            running[cell] = start(cell, given, arguments)
-            print(f"{time.strftime('%H:%M')} {cell.label}: started; {len(left)} more to do", flush=True)
+            tried(partial(begin, cell), cell)
         time.sleep(2)
         for cell, process in list(running.items()):
             if process.poll() is None:
@@ -209,7 +269,7 @@ def run(arguments: argparse.Namespace) -> int:
                 failed += 1
                 print(f"{cell.label}: failed with status {process.returncode}; see {cell.run}.log", flush=True)
             elif finished(cell):
-                keep(cell, arguments)
+                tried(partial(keep, cell, arguments), cell)
                 print(f"{time.strftime('%H:%M')} {cell.label}: done", flush=True)
             elif not ending:
                 left.insert(0, cell)  # post-trained; now the fine-tuning
@@ -217,10 +277,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show() -> None:
-    _, cells = read_cells()
+    given, cells = read_cells()
     for cell in cells:
         metrics = cell.run / "metrics.jsonl"
-        state = "done" if recorded(cell) else f"at {metrics.read_text().count(chr(10))} rows" if metrics.is_file() else "to do"
+        try:
+            done = recorded(cell, given)
+            state = "done" if done else f"at {metrics.read_text().count(chr(10))} rows" if metrics.is_file() else "to do"
+        except OtherExperimentError as error:
+            state = str(error)
         print(f"{cell.label:<34}{cell.tokens / 1e6:>8.1f}M tokens   {state}")
 
 

@@ -24,21 +24,27 @@ BESIDE = {
     "schedule": [REFERENCE],
     "knobs": [REFERENCE, "rates.scratch-5e-4"],
     "initialisation": [REFERENCE],
-    "data": ["schedule.one-stage"],
+    "attribution": ["schedule.one-stage"],
     "late": ["main.xpt"],
 }
 """Cells of other tables that a table and its picture show, too."""
+ALSO_REACHED = ("late.two-stages-unfitted", REFERENCE, "schedule.one-stage")
+"""Asked for the random net's last loss, besides main.xpt: two stages, which were planned as the main result's arm, and shorter runs."""
 BLOCK = re.compile(r"(?<=<!-- make results: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 Record = dict[str, Any]
 
 
 def read_records() -> dict[str, list[Record]]:
-    """{TABLE.NAME: its seeds' records}."""
+    """{TABLE.NAME: its seeds' records}. Raises ValueError when they are not of one experiment."""
     found = defaultdict(list)
     for path in sorted(RECORDS.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        found[f"{record['table']}.{record['name']}"].append(record)
+        seeds = found[f"{record['table']}.{record['name']}"]
+        seeds.append(record)
+        for key in ("tokens", "text", "variant", "set", "stages"):
+            if record[key] != seeds[0][key]:
+                raise ValueError(f"{path}: its {key} are not those of seed {seeds[0]['seed']}")
     return dict(found)
 
 
@@ -50,13 +56,6 @@ def final(record: Record) -> float:
 def scores_at_the_end(seeds: list[Record]) -> dict[int, float]:
     """{seed: KLUE-RE micro-F1 after all tokens}, of the seeds that have it."""
     return {record["seed"]: row["micro_f1"] for record in seeds for row in record["klue_re"] if row["tokens"] == record["tokens"]}
-
-
-def loss_at(record: Record, tokens: float) -> float | None:
-    """The last validation loss within so many tokens."""
-    each = record["tokens"] / record["steps"]
-    within = [loss for step, _, loss in record["curve"] if step * each <= tokens]
-    return within[-1] if within else None
 
 
 def tokens_to_reach(record: Record, loss: float) -> float | None:
@@ -73,7 +72,9 @@ def tokens_to_reach(record: Record, loss: float) -> float | None:
 
 
 def spread(values: list[float], digits: int = 3) -> str:
-    """Mean and, of several, standard deviation."""
+    """Mean and, of several, standard deviation; nothing of none."""
+    if not values:
+        return ""
     return f"{statistics.mean(values):.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
@@ -102,37 +103,50 @@ def difference(one: dict[int, float], other: dict[int, float], digits: int = 3) 
     return f"{far} ({interval.low:+.{digits}f} to {interval.high:+.{digits}f})"
 
 
+def comparable(one: Record, other: Record) -> bool:
+    """Whether a difference of their losses says something: at the end of as many tokens, of the same hidden ones."""
+    masking = [record["set"].get("masking.rate") for record in (one, other)]
+    pieces = [record["text"] if record["text"].endswith("k") else "" for record in (one, other)]
+    return one["tokens"] == other["tokens"] and masking[0] == masking[1] and pieces[0] == pieces[1]
+
+
 def table(name: str, records: dict[str, list[Record]]) -> str:
-    """Markdown, the best first. Where budgets differ, cells are compared by the loss within the smallest of them."""
+    """Markdown, the best first, what is no comparison last."""
     rows = rows_of(name, records)
-    shared = min(record["tokens"] for found in rows.values() for record in found)
-    early = {
-        label: {record["seed"]: loss for record in found if (loss := loss_at(record, shared)) is not None} for label, found in rows.items()
-    }
+    losses_of = {label: {record["seed"]: final(record) for record in found} for label, found in rows.items()}
     pieces = any(record["text"].endswith("k") for found in rows.values() for record in found)
     scored = any(record["klue_re"] for found in rows.values() for record in found)
-    several = any(record["tokens"] != shared for found in rows.values() for record in found)
+    begun = name != "main" and any(row["tokens"] == 0 for found in rows.values() for record in found for row in record["klue_re"])
+    tested = any("test_loss" in record for found in rows.values() for record in found)
     compared = REFERENCE in rows
-    head = [name, "seeds", "tokens", *[f"loss after {shared / 1e6:.2g}M"] * several, "validation loss", "perplexity"]
-    head += [*["difference"] * compared, *["nats a character"] * pieces, *["micro-F1"] * scored]
+    head = [name, "seeds", "tokens", "validation loss", "perplexity", *["test loss"] * tested]
+    head += [*["difference"] * compared, *["nats a character"] * pieces, *["micro-F1 before"] * begun, *["micro-F1"] * scored]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for label, found in sorted(rows.items(), key=lambda item: statistics.mean(early[item[0]].values())):
-        losses = [final(record) for record in found]
+
+    def order(label: str) -> tuple[bool, int, float]:
+        first = rows[label][0]
+        return compared and not comparable(first, rows[REFERENCE][0]), first["tokens"], statistics.mean(losses_of[label].values())
+
+    for label in sorted(rows, key=order):
+        found, losses = rows[label], [*losses_of[label].values()]
         shown = shown_as(label, name)
         entries = [
             shown if label.startswith(f"{name}.") else f"*{shown}*",
             str(len(found)),
             f"{found[0]['tokens'] / 1e6:.2g}M",
-            *[spread([*early[label].values()])] * several,
         ]
         entries += [spread(losses), f"{math.exp(statistics.mean(losses)):,.1f}"]
+        if tested:
+            entries.append(spread([record["test_loss"] for record in found if "test_loss" in record]))
         if compared:
-            entries.append("" if label == REFERENCE else difference(early[label], early[REFERENCE]))
+            against = label != REFERENCE and comparable(found[0], rows[REFERENCE][0])
+            entries.append(difference(losses_of[label], losses_of[REFERENCE]) if against else "")
         if pieces:  # of masked pieces: more pieces of a word are more context for each, so that this is no code length
             entries.append(f"{statistics.mean(losses) * found[0]['tokens_per_character']:.3f}")
+        if begun:
+            entries.append(spread([row["micro_f1"] for record in found for row in record["klue_re"] if row["tokens"] == 0], 2))
         if scored:
-            scores = scores_at_the_end(found)
-            entries.append(spread([*scores.values()], 2) if scores else "")
+            entries.append(spread([*scores_at_the_end(found).values()], 2))
         lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines)
 
@@ -210,10 +224,14 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
         losses = [{record["seed"]: final(record) for record in arm} for arm in (xpts, scratches)]
         lines.append(f"* validation loss at the end: {difference(*losses)}.")
     of_seed = {record["seed"]: record for record in scratches}
-    for xpt, scratch in ((record, of_seed[record["seed"]]) for record in xpts if record["seed"] in of_seed):
-        needed = tokens_to_reach(xpt, final(scratch))
-        reached = "never" if needed is None else f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}"
-        lines.append(f"* seed {xpt['seed']}: xpt has scratch's last loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32.")
+    planned = [record for label in ALSO_REACHED for record in records.get(label, ())]
+    for xpt in [*xpts, *planned]:
+        if xpt["seed"] in of_seed:
+            scratch = of_seed[xpt["seed"]]
+            needed = tokens_to_reach(xpt, final(scratch))
+            reached = "never" if needed is None else f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}"
+            arm = "xpt" if xpt in xpts else f"{xpt['table']}.{xpt['name']}"
+            lines.append(f"* seed {xpt['seed']}: {arm} has scratch's last loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32.")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@
   initialisation), how often a translation is among the 1 and the 10 nearest English words, by cosine between its embedding and those of the
   seed, both centred; before and after.
 * neighbours: the nearest Korean pieces of some frequent ones, before and after.
+* surgery: its own report, e.g. how well the map of the embeddings finds translations that it was not given.
 """
 
 import json
@@ -15,15 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from data_tools.corpus import Corpus
 from trainer.architecture import architecture_of
+from trainer.blocks import ContiguousBlocks, SpecialIds
 from trainer.checkpoint import Checkpoint, checkpoint_paths
 from trainer.embedding_init import Pieces, _translations, _unit, held_out_pieces, read_lexicon
+from trainer.recipe import Masking
 from trainer.stages import split_parts
 from trainer.surgery import load_seed
 
+TEST_BLOCKS = 512
 SHOWN, SKIPPED = 12, 200  # pieces that are shown; the most frequent ones before them are endings and signs
 
 
@@ -80,10 +86,29 @@ def probe(run: Path, lexicon: Path) -> dict[str, Any]:
     korean = Pieces.of(tokenizer)
     tables = [weights(checkpoint, [seed.architecture.word_embeddings])[0] for checkpoint in (before, after)]
     return {
+        "surgery": after.state["surgery"],
         "movement": movement(before, after),
         "retrieval": {when: retrieval(rows, seed, korean, lexicon) for when, rows in zip(("before", "after"), tables, strict=True)},
         "neighbours": {when: neighbours(rows, korean) for when, rows in zip(("before", "after"), tables, strict=True)},
     }
+
+
+def test_loss(model_folder: Path, corpus_path: Path) -> float:
+    """Of an exported model, by transformers alone in fp32: cross-entropy of the hidden tokens of TEST_BLOCKS blocks spread over the test
+    split, of which nothing was chosen. 15 % are hidden, whatever the run hid."""
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(model_folder).eval(), AutoTokenizer.from_pretrained(model_folder)
+    blocks = ContiguousBlocks(Corpus.open(corpus_path).split("test"), 128, SpecialIds.of(tokenizer), Masking(), 0)
+    chosen = np.arange(TEST_BLOCKS) * blocks.num_blocks // TEST_BLOCKS
+    losses, count = 0.0, 0
+    with torch.inference_mode():
+        for begin in range(0, TEST_BLOCKS, 16):
+            batch = blocks.validation(chosen[begin : begin + 16])
+            logits = model(input_ids=batch.input_ids).logits.flatten(0, 1)[batch.selected]
+            losses += torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum").item()
+            count += len(batch.labels)
+    return losses / count
 
 
 if __name__ == "__main__":

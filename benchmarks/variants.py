@@ -6,6 +6,7 @@ lexicon=N        N of the translated pieces, drawn once, nested: the 300 are amo
 holdout=N        without the pieces of every N-th translated word (benchmarks/probes.py asks for them)
 static=N         static vectors from N tokens
 map=procrustes   an orthogonal map instead of the kernel ridge, or map=ridge, a linear one
+random-encoder   the seed's layers are drawn anew; embeddings are made of the seed's all the same
 unfitted         near-identity layers have LayerNorms of scale 1 and shift 0
 encoder=X        the seed's layers train at X times the stage's rate
 layerwise=X      the seed's top layer trains at X times the stage's rate, the one below at X^2 times, ... (Howard and Ruder 2018, ULMFiT)
@@ -97,6 +98,22 @@ def without_fitting(fitted: Callable[[Any, int, torch.Tensor], None]) -> Callabl
     return pass_through
 
 
+def with_random_layers(load: Callable[[str], surgery.Seed]) -> Callable[[str], surgery.Seed]:
+    """A replacement of surgery.load_seed: N(0, initializer_range) in the layers' matrices, LayerNorms and biases as in a new model."""
+
+    def load_seed(seed_model: str) -> surgery.Seed:
+        seed, generator = load(seed_model), torch.Generator().manual_seed(0)
+        for name, value in seed.weights.items():
+            if seed.architecture.layer_of(name) is not None:
+                if value.dim() > 1:
+                    value.normal_(0.0, seed.config.initializer_range, generator=generator)
+                else:
+                    value.fill_(float(name.endswith("LayerNorm.weight")))
+        return seed
+
+    return load_seed
+
+
 def apply(change: str) -> None:
     """Change the modules of this process."""
     key, _, value = change.partition("=")
@@ -113,6 +130,8 @@ def apply(change: str) -> None:
         embedding_init.STRETCH = min(embedding_init.STRETCH, int(value) // 16)
     elif key == "map":
         embedding_init._map_into = linear_map(value)
+    elif key == "random-encoder":
+        surgery.load_seed = with_random_layers(surgery.load_seed)
     elif key == "unfitted":
         surgery._pass_through = without_fitting(surgery._pass_through)
     elif key == "encoder":

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from scipy.stats import ttest_rel
 
@@ -60,16 +61,18 @@ class Stub:
         self.returncode = 143
 
 
-def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tmp_path, monkeypatch) -> None:
+def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(evidence, "RECORDS", tmp_path / "records")
     monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
     cells = [evidence.Cell("t", name, 0, 4096, [0.5, 1.0] if name == "klue" else [], "", [], {}, []) for name in ("good", "bad", "klue")]
-    monkeypatch.setattr(evidence, "read_cells", lambda: ({}, cells))
+    given = {"fine_tuning": ["--epochs", "1"]}
+    monkeypatch.setattr(evidence, "read_cells", lambda: (given, cells))
     started = []
 
     def start(cell, given, arguments):
         started.append(cell.name)
+        evidence.note_origin(cell, given)
         (cell.run / "model").mkdir(parents=True, exist_ok=True)
         if cell.name == "bad":
             return Stub(1)
@@ -87,6 +90,7 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
 
     monkeypatch.setattr(evidence, "start", start)
     monkeypatch.setattr(evidence, "probe", lambda run, lexicon: {"seen": (run / "checkpoints").is_dir()})
+    monkeypatch.setattr(evidence, "test_loss", lambda model, corpus: 7.25)
     (tmp_path / "manifest.json").write_text(json.dumps({"splits": {"valid": {"tokens": 1, "characters": 2}}}))
     arguments = argparse.Namespace(corpus=tmp_path, only="", minutes=1, jobs=2, lexicon=None, commit=False)
     assert evidence.run(arguments) == 1 and sorted(started) == ["bad", "good", "klue", "klue", "klue"]
@@ -95,19 +99,36 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
         record["curve"] == [[1, "all", 7.5]]
         and [row["tokens"] for row in record["klue_re"]] == [2048, 4096]
         and record["klue_re"][0]["micro_f1"] == 1
+        and record["test_loss"] == 7.25
+        and len(record["commits"]) == 1
         and not cells[1].record.exists()
     )
     started.clear()
     assert evidence.run(arguments) == 1 and started == ["bad"]
 
     # a score that is asked for later is added to the record; what the checkpoints showed, which are gone, stays
-    monkeypatch.setattr(evidence, "read_cells", lambda: ({}, [replace(cells[0], klue=[1.0])]))
+    monkeypatch.setattr(evidence, "read_cells", lambda: (given, [replace(cells[0], klue=[1.0])]))
     started.clear()
     assert evidence.run(arguments) == 0 and evidence.run(arguments) == 0 and started == ["good"]
     record = json.loads(cells[0].record.read_text())
     assert record["klue_re"][0]["tokens"] == 4096 and record["probes"] == {"seen": True}
 
-    monkeypatch.setattr(evidence, "read_cells", lambda: ({}, cells))
+    # what was recorded or begun under another definition is neither taken for done nor gone on with; the others are
+    changed = [replace(cells[0], variant=["unfitted"]), replace(cells[1], stages=[{"share": 1.0}]), replace(cells[2], seed=1)]
+    monkeypatch.setattr(evidence, "read_cells", lambda: (given, changed))
+    started.clear()
+    assert evidence.run(arguments) == 2 and started == ["bad", "klue", "klue", "klue"]
+    told = capsys.readouterr().out
+    assert "t.good.0: OtherExperimentError" in told and "is of another variant" in told and "is of another stages" in told
+    monkeypatch.setattr(evidence, "read_cells", lambda: ({"fine_tuning": ["--epochs", "3"]}, cells[2:]))
+    assert evidence.run(arguments) == 1 and "is of another fine_tuning" in capsys.readouterr().out
+
+    # a score that the checkpoints are needed for, which are gone
+    monkeypatch.setattr(evidence, "read_cells", lambda: (given, [replace(cells[2], klue=[0.25, 0.5, 1.0])]))
+    monkeypatch.setattr(evidence, "start", lambda cell, given, arguments: evidence.export(cell, 0.25, tmp_path))
+    assert evidence.run(arguments) == 1 and "the checkpoints of" in capsys.readouterr().out
+
+    monkeypatch.setattr(evidence, "read_cells", lambda: (given, cells))
     started.clear()
     monkeypatch.setattr(evidence, "start", lambda cell, given, arguments: started.append(cell.name) or Stub(None))
     arguments.minutes = 0
@@ -131,7 +152,39 @@ def record(name: str, seed: int, losses: list[float], scores: list[float]) -> di
     curve = [[100 * place, "all", loss] for place, loss in enumerate(losses)]
     rows = [{"tokens": 2e6 * (place + 1), "micro_f1": score, "auprc": score} for place, score in enumerate(scores)]
     table, own = name.split(".")
-    return {"table": table, "name": own, "seed": seed, "tokens": 4_000_000, "steps": steps, "text": "", "curve": curve, "klue_re": rows}
+    given = {"table": table, "name": own, "seed": seed, "tokens": 4_000_000, "text": "", "variant": [], "set": {}, "stages": []}
+    return {**given, "steps": steps, "curve": curve, "klue_re": rows}
+
+
+def test_what_is_no_comparison_has_no_difference(tmp_path, monkeypatch) -> None:
+    reference = record(evidence_report.REFERENCE, 0, [9, 5], [])
+    own = {"better": {}, "masked": {"set": {"masking.rate": 0.3}}, "pieces": {"text": "-8k", "tokens_per_character": 0.5},
+           "longer": {"tokens": 8_000_000}, "part": {"text": "-10", "test_loss": 4.5}}  # fmt: skip
+    records = {f"knobs.{name}": [record(f"knobs.{name}", 0, [9, 4], []) | change] for name, change in own.items()}
+    records |= {evidence_report.REFERENCE: [reference | {"tokens_per_character": 0.4}]}
+    for found in records.values():
+        found[0].setdefault("tokens_per_character", 0.4)
+    lines = evidence_report.table("knobs", records).splitlines()[2:]
+    shown = {line.split(" | ")[0].strip("| *"): [entry.strip(" |") for entry in line.split(" | ")] for line in lines}
+    assert {name: row[6] for name, row in shown.items()} == {
+        "better": "-1.000", "part": "-1.000", "reference": "", "masked": "", "pieces": "", "longer": ""
+    }  # fmt: skip
+    assert list(shown)[:3] == ["better", "part", "reference"] and shown["part"][5] == "4.500" and shown["better"][5] == ""
+    (tmp_path / "a.json").write_text(json.dumps(record("t.cell", 0, [9, 4], [])))
+    (tmp_path / "b.json").write_text(json.dumps(record("t.cell", 1, [9, 4], []) | {"variant": ["unfitted"]}))
+    monkeypatch.setattr(evidence_report, "RECORDS", tmp_path)
+    with pytest.raises(ValueError, match=r"b\.json: its variant are not those of seed 0"):
+        evidence_report.read_records()
+
+
+def test_a_random_encoder_is_random_in_its_layers_only() -> None:
+    names = {"bert.encoder.layer.0.dense.weight": (8, 8), "bert.encoder.layer.0.dense.bias": (8,), "bert.embeddings.word.weight": (9, 8)}
+    weights = {name: torch.full(shape, 7.0) for name, shape in names.items()} | {"bert.encoder.layer.0.LayerNorm.weight": torch.ones(8) * 7}
+    architecture = SimpleNamespace(layer_of=lambda name: 0 if ".layer." in name else None)
+    seed = SimpleNamespace(weights=weights, architecture=architecture, config=SimpleNamespace(initializer_range=0.02))
+    variants.with_random_layers(lambda _: seed)("any")
+    first, bias, words, norm = weights.values()
+    assert 0.01 < first.std() < 0.03 and bias.eq(0).all() and norm.eq(1).all() and words.eq(7).all()
 
 
 def test_the_report_says_what_the_records_say() -> None:
