@@ -323,7 +323,7 @@ def test_the_commands_as_launched(text_file: Path, corpus_dir: Path, tmp_path: P
         ("error: --input", ("prepare", "--input", tmp_path / "none", "--output-dir", tmp_path / "c")),
         ("error: --seed -1", ("prepare", "--input", text_file, "--output-dir", tmp_path / "c", "--seed", -1)),
         (f"error: {tmp_path / 'file'}", ("prepare", "--input", text_file, "--output-dir", tmp_path / "file" / "x")),
-        (f"error: {tmp_path / 'nodir'}", ("steps", "sentences", "--input", text_file, "--output", tmp_path / "nodir" / "x")),
+        (f"error: {tmp_path / 'file'}", ("steps", "sentences", "--input", text_file, "--output", tmp_path / "file" / "x")),
         (f"error: {tmp_path / 'file'}", ("world", "--output-dir", tmp_path / "file" / "x")),
     ):
         missing = launch("-m", f"data_tools.{arguments[0]}", *arguments[1:])

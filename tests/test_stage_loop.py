@@ -27,6 +27,7 @@ class Loop:
 
         class Engine:
             skipped, gradient_norm, traffic, loss_scaler = False, 1.0, SimpleNamespace(take=lambda: 0.0), SCALER
+            device = torch.device("cpu")
 
             def __init__(self, checkpoint: Any, train: Any, config: Any, optimizer: Any, dropout: float, *_: Any, **named: Any) -> None:
                 loop.given |= {"dropout": dropout, **named}
