@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.utils import cached_file
 
 from data_tools.errors import RunError, UserError, first_line
+from trainer import accelerator  # noqa: F401  (accelerate imports DeepSpeed, which warns where nobody has chosen)
 from trainer.entity_head import HEAD_FILE, EntityClassifier
 from trainer.forward import write_out_encoder
 from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens
