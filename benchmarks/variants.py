@@ -8,6 +8,7 @@ static=N         static vectors from N tokens
 map=procrustes   an orthogonal map instead of the kernel ridge, or map=ridge, a linear one
 random-encoder   the seed's layers are drawn anew; embeddings are made of the seed's all the same
 unfitted         near-identity layers have LayerNorms of scale 1 and shift 0
+own-scale        the last near-identity layer gives back the encoder's states at their own scale, not at unit scale
 encoder=X        the seed's layers train at X times the stage's rate
 layerwise=X      the seed's top layer trains at X times the stage's rate, the one below at X^2 times, ... (Howard and Ruder 2018, ULMFiT)
 """
@@ -86,11 +87,11 @@ def discriminate(factor_of: Callable[[int, int], float]) -> None:
     StageEngine.set_learning_rate = set_learning_rate  # type: ignore[method-assign]
 
 
-def without_fitting(fitted: Callable[[Any, int, torch.Tensor], None]) -> Callable[[Any, int, torch.Tensor], None]:
+def without_fitting(fitted: Callable[..., None]) -> Callable[..., None]:
     """A replacement of surgery._pass_through whose LayerNorms stay as they are drawn."""
 
-    def pass_through(base: Any, layer: int, tokens: torch.Tensor) -> None:
-        fitted(base, layer, tokens)
+    def pass_through(base: Any, layer: int, tokens: torch.Tensor, unit_scale: bool) -> None:
+        fitted(base, layer, tokens, unit_scale)
         for part in (base.encoder.layer[layer].attention.output, base.encoder.layer[layer].output):
             torch.nn.init.ones_(part.LayerNorm.weight)
             torch.nn.init.zeros_(part.LayerNorm.bias)
@@ -134,6 +135,9 @@ def apply(change: str) -> None:
         surgery.load_seed = with_random_layers(surgery.load_seed)
     elif key == "unfitted":
         surgery._pass_through = without_fitting(surgery._pass_through)
+    elif key == "own-scale":
+        fitted = surgery._pass_through
+        surgery._pass_through = lambda base, layer, tokens, unit_scale: fitted(base, layer, tokens, unit_scale=False)
     elif key == "encoder":
         discriminate(lambda layer, top: float(value))
     elif key == "layerwise":

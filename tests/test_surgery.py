@@ -68,19 +68,22 @@ def test_the_encoder_is_the_seeds_to_the_bit(tmp_path: Path, kind: str, pad_id: 
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
 @pytest.mark.parametrize("itl", ["both", "input", "output"])
 def test_near_identity_layers_give_back_what_reaches_them(tmp_path: Path, kind: str, itl: str) -> None:
-    """Also where the seed's LayerNorms scale and shift, as every trained one's do: the encoder sees what the seed's own would see."""
+    """Also where the seed's LayerNorms scale and shift, as every trained one's do: the encoder sees what the seed's own would see; and a
+    new head sees the encoder's states at unit scale, one that is kept sees them as they are."""
     seed, tokens = make_seed(tmp_path, kind), np.random.default_rng(0).integers(5, 65, 9000).tolist()
     with torch.no_grad():
         seed.base_model.embeddings.LayerNorm.weight.mul_(0.4)
         seed.base_model.encoder.layer[-1].output.LayerNorm.weight.mul_(0.4)
     seed.save_pretrained(tmp_path)
     ids = torch.tensor(tokens[:160]).view(10, 16)
-    for init, near in (("near-identity", True), ("random", False)):
-        model, _ = operate(load_seed(str(tmp_path)), make_recipe(tmp_path, itl=itl, itl_init=init), TOKENIZER, corpus_of(tokens))
+    for init, near, kept in (("near-identity", True, False), ("near-identity", True, True), ("random", False, False)):
+        recipe = make_recipe(tmp_path, itl=itl, itl_init=init, reinit_head=not kept)
+        model, _ = operate(load_seed(str(tmp_path)), recipe, TOKENIZER, corpus_of(tokens))
         with torch.no_grad():
             states = model.eval().base_model(input_ids=ids, output_hidden_states=True).hidden_states
         for layer in {"both": (0, 4), "input": (0,), "output": (3,)}[itl]:
-            error = (states[layer + 1] - states[layer]).norm() / states[layer].norm()
+            factor = states[layer].square().mean().sqrt() if layer and not kept else 1.0
+            error = (states[layer + 1] * factor - states[layer]).norm() / states[layer].norm()
             assert (error < 0.3) == near, (init, layer, float(error))
         layers = model.base_model.encoder.layer
         assert [bool(layer.output.dense.weight.any()) for layer in layers] == [

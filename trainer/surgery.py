@@ -182,7 +182,10 @@ def operate(seed: Seed, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corp
         if settings.itl_init == "near-identity":
             tokens = _some_blocks(corpus, min(FITTED_LENGTH, recipe.sequence_length))
             for layer in _itl_layers(settings.itl, config.num_hidden_layers):  # the first before the last, whose input it changes
-                _pass_through(model.base_model, layer, tokens)
+                last = (
+                    layer > 0 and settings.reinit_head
+                )  # what follows it is new, here and in fine-tuning, and learns best from unit scale
+                _pass_through(model.base_model, layer, tokens, unit_scale=last)
         if settings.output_bias_init == "unigram":
             new[architecture.bias].copy_(_log_unigram(corpus, config.vocab_size))
     return model, report
@@ -195,11 +198,13 @@ def _some_blocks(corpus: Corpus, length: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
 
 
-def _pass_through(base: Any, layer: int, tokens: torch.Tensor) -> None:
+def _pass_through(base: Any, layer: int, tokens: torch.Tensor, unit_scale: bool) -> None:
     """Make a layer give back what reaches it, as nearly as it can: zeros in the two projections that lead back into the residual stream;
     and its two LayerNorms, which nothing can leave out, undone by their own scale and shift of each dimension, by least squares over the
-    states of the tokens."""
+    states of the tokens. unit_scale: but for one factor, by which the states' root mean square becomes 1."""
     wanted = states = base(input_ids=tokens, output_hidden_states=True).hidden_states[layer].flatten(0, 1)
+    if unit_scale:
+        wanted = states / states.square().mean().sqrt()
     for part in (base.encoder.layer[layer].attention.output, base.encoder.layer[layer].output):
         part.dense.weight.zero_()
         part.dense.bias.zero_()
