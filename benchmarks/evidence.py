@@ -19,18 +19,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.evidence_report import DEFINES, RECORDS
 from benchmarks.probes import probe, test_loss
 
 TABLE = Path("benchmarks/evidence.yaml")
-RECORDS, RUNS = Path("benchmarks/results/evidence"), Path("runs/evidence")
-DEFINES = ("tokens", "text", "variant", "set", "stages")
-"""The entries of a cell that make its post-training what it is."""
+RUNS = Path("runs/evidence")
 
 
 class OtherExperimentError(Exception):
@@ -62,6 +60,10 @@ class Cell:
     @property
     def run(self) -> Path:
         return RUNS / self.label
+
+    @property
+    def origin(self) -> Path:
+        return RUNS / f"{self.label}.origin.json"
 
     def corpus(self, whole: Path) -> Path:
         """Its text: the whole corpus, or the part of it that stands beside it."""
@@ -129,24 +131,20 @@ def note_origin(cell: Cell, given: dict[str, Any]) -> None:
     commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], check=False).returncode:
         commit += " and changes"
-    path = origin_of(cell)
-    if not path.is_file():
+    if not cell.origin.is_file():
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
         origin = {**definition(cell, given), "processor": found[1] if found else "unknown", "commits": []}
     else:
-        origin = json.loads(path.read_text(encoding="utf-8"))
+        origin = json.loads(cell.origin.read_text(encoding="utf-8"))
         refuse_other(cell, given, origin, str(cell.run))
     if commit not in origin["commits"]:
         origin["commits"].append(commit)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(origin), encoding="utf-8")
-
-
-def origin_of(cell: Cell) -> Path:
-    return cell.run.with_name(f"{cell.label}.origin.json")
+        cell.origin.parent.mkdir(parents=True, exist_ok=True)
+        cell.origin.write_text(json.dumps(origin), encoding="utf-8")
 
 
 def definition(cell: Cell, given: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for a run or a record to be the cell's."""
     return {**{key: getattr(cell, key) for key in DEFINES}, **({"fine_tuning": given["fine_tuning"]} if cell.klue else {})}
 
 
@@ -194,7 +192,7 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
     speeds = sorted(row["tokens_per_second"] for row in rows if row.get("tokens_per_second"))
     curve = [[row["step"], row["stage"], round(row["valid_loss"], 5)] for row in rows if "valid_loss" in row]
     earlier = json.loads(cell.record.read_text(encoding="utf-8")) if cell.record.is_file() else {}
-    origin = json.loads(origin_of(cell).read_text(encoding="utf-8"))
+    origin = json.loads(cell.origin.read_text(encoding="utf-8"))
     record = {**asdict(cell), **origin, "steps": rows[-1]["step"], "tokens_per_second": speeds[len(speeds) // 2], "curve": curve}
     figures = ("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds")
     reports = {share: json.loads(fine_tuned(cell, share).read_text(encoding="utf-8")) for share in cell.klue}
@@ -210,10 +208,10 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
     cell.record.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(cell.run / "checkpoints", ignore_errors=True)
     if arguments.commit:
-        commit(cell)
+        commit_record(cell)
 
 
-def commit(cell: Cell) -> None:
+def commit_record(cell: Cell) -> None:
     """The record alone. Another runner in this tree may hold git's lock for a moment."""
     add = ["git", "add", str(cell.record)]
     for words in (add, ["git", "commit", "--quiet", "--message", f"Record of {cell.label}", "--", str(cell.record)]):
@@ -233,11 +231,11 @@ def run(arguments: argparse.Namespace) -> int:
     running: dict[Cell, subprocess.Popen] = {}
     failed = 0
 
-    def tried(work: Callable[[], None], cell: Cell) -> None:
+    def tried(work: Callable[[Cell], None], cell: Cell) -> None:
         """One cell's trouble is not the others'."""
         nonlocal failed
         try:
-            work()
+            work(cell)
         except (OtherExperimentError, OSError, LookupError, ValueError, subprocess.CalledProcessError) as error:
             failed += 1
             print(f"{cell.label}: {type(error).__name__}: {error}", flush=True)
@@ -246,10 +244,14 @@ def run(arguments: argparse.Namespace) -> int:
         if recorded(cell, given):
             return
         if finished(cell):
-            keep(cell, arguments)
+            end(cell)
             return
         running[cell] = start(cell, given, arguments)
         print(f"{time.strftime('%H:%M')} {cell.label}: started; {len(left)} more to do", flush=True)
+
+    def end(cell: Cell) -> None:
+        keep(cell, arguments)
+        print(f"{time.strftime('%H:%M')} {cell.label}: done", flush=True)
 
     while left or running:
         ending = bool(asked) or time.monotonic() > deadline
@@ -259,7 +261,7 @@ def run(arguments: argparse.Namespace) -> int:
                 process.send_signal(signal.SIGTERM)
         while left and len(running) < arguments.jobs:
             cell = left.pop(0)
-            tried(partial(begin, cell), cell)
+            tried(begin, cell)
         time.sleep(2)
         for cell, process in list(running.items()):
             if process.poll() is None:
@@ -269,8 +271,7 @@ def run(arguments: argparse.Namespace) -> int:
                 failed += 1
                 print(f"{cell.label}: failed with status {process.returncode}; see {cell.run}.log", flush=True)
             elif finished(cell):
-                tried(partial(keep, cell, arguments), cell)
-                print(f"{time.strftime('%H:%M')} {cell.label}: done", flush=True)
+                tried(end, cell)
             elif not ending:
                 left.insert(0, cell)  # post-trained; now the fine-tuning
     return failed

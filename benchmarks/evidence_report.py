@@ -17,6 +17,8 @@ from typing import Any
 from scipy.stats import t, ttest_rel
 
 RECORDS, DOCS = Path("benchmarks/results/evidence"), Path("docs")
+DEFINES = ("tokens", "text", "variant", "set", "stages")
+"""The entries of a cell that make its post-training what it is."""
 REFERENCE = "rates.xpt-2e-3-1e-3"
 """The cell that tables of one change are compared with: everything as in `defaults`."""
 BESIDE = {
@@ -42,7 +44,7 @@ def read_records() -> dict[str, list[Record]]:
         record = json.loads(path.read_text(encoding="utf-8"))
         seeds = found[f"{record['table']}.{record['name']}"]
         seeds.append(record)
-        for key in ("tokens", "text", "variant", "set", "stages"):
+        for key in DEFINES:
             if record[key] != seeds[0][key]:
                 raise ValueError(f"{path}: its {key} are not those of seed {seeds[0]['seed']}")
     return dict(found)
@@ -224,14 +226,12 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
         losses = [{record["seed"]: final(record) for record in arm} for arm in (xpts, scratches)]
         lines.append(f"* validation loss at the end: {difference(*losses)}.")
     of_seed = {record["seed"]: record for record in scratches}
-    planned = [record for label in ALSO_REACHED for record in records.get(label, ())]
-    for xpt in [*xpts, *planned]:
-        if xpt["seed"] in of_seed:
-            scratch = of_seed[xpt["seed"]]
-            needed = tokens_to_reach(xpt, final(scratch))
+    arms = {"xpt": xpts} | {label: records.get(label, []) for label in ALSO_REACHED}
+    for arm, record in ((arm, record) for arm, seeds in arms.items() for record in seeds):
+        if scratch := of_seed.get(record["seed"]):
+            needed = tokens_to_reach(record, final(scratch))
             reached = "never" if needed is None else f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}"
-            arm = "xpt" if xpt in xpts else f"{xpt['table']}.{xpt['name']}"
-            lines.append(f"* seed {xpt['seed']}: {arm} has scratch's last loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32.")
+            lines.append(f"* seed {record['seed']}: {arm} has scratch's last loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32.")
     return "\n".join(lines)
 
 

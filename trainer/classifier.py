@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.utils import cached_file
 
 from data_tools.errors import RunError, UserError, first_line
-from trainer import accelerator  # noqa: F401  (accelerate imports DeepSpeed, which warns where nobody has chosen)
+from trainer import accelerator
 from trainer.entity_head import HEAD_FILE, EntityClassifier
 from trainer.forward import write_out_encoder
 from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens
@@ -66,7 +66,7 @@ def quiet_transformers() -> None:
 
 
 def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if accelerator.is_gpu() else "cpu")
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -316,7 +316,7 @@ def _load_model(source: str, head: str, **settings: object) -> tuple[PreTrainedM
         settings["attention_type"] = "original_full"
     auto_class = AutoModelForSequenceClassification if head == "cls" else AutoModel
     # Measured on CPU: eager attention trains about twice as fast as torch's fused one at these lengths (its backward is slow there).
-    attention = {} if torch.cuda.is_available() else {"attn_implementation": "eager"}
+    attention = {} if accelerator.is_gpu() else {"attn_implementation": "eager"}
     try:
         model, loading = auto_class.from_pretrained(
             source,

@@ -206,10 +206,11 @@ def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        bad_stages = any(item["loc"][:1] == ("stages",) and len(item["loc"]) > 1 for item in error.errors())
-        # pydantic counts good stages only, and says that there are none
-        items = [item for item in error.errors() if not (item["type"] == "too_short" and item["loc"] == ("stages",) and bad_stages)]
-        raise UserError(f"recipe {path}:\n" + "\n".join(map(_problem, items))) from None
+        problems = error.errors()
+        if any(item["loc"][0:1] == ("stages",) and len(item["loc"]) > 1 for item in problems):
+            # pydantic counts good stages only, and says that there are none
+            problems = [item for item in problems if item["loc"] != ("stages",)]
+        raise UserError(f"recipe {path}:\n" + "\n".join(map(_problem, problems))) from None
 
 
 _PART = r"[a-z]+(\[-?\d*:-?\d*\])?"

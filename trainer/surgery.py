@@ -182,10 +182,8 @@ def operate(seed: Seed, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corp
         if settings.itl_init == "near-identity":
             tokens = _some_blocks(corpus, min(FITTED_LENGTH, recipe.sequence_length))
             for layer in _itl_layers(settings.itl, config.num_hidden_layers):  # the first before the last, whose input it changes
-                last = (
-                    layer > 0 and settings.reinit_head
-                )  # what follows it is new, here and in fine-tuning, and learns best from unit scale
-                _pass_through(model.base_model, layer, tokens, unit_scale=last)
+                # What follows the last layer is new, here and in fine-tuning, and learns best from unit scale.
+                _pass_through(model.base_model, layer, tokens, unit_scale=layer > 0 and settings.reinit_head)
         if settings.output_bias_init == "unigram":
             new[architecture.bias].copy_(_log_unigram(corpus, config.vocab_size))
     return model, report
