@@ -253,27 +253,31 @@ def run(arguments: argparse.Namespace) -> int:
         keep(cell, arguments)
         print(f"{time.strftime('%H:%M')} {cell.label}: done", flush=True)
 
-    while left or running:
-        ending = bool(asked) or time.monotonic() > deadline
-        if ending:
-            left.clear()
-            for process in running.values():
-                process.send_signal(signal.SIGTERM)
-        while left and len(running) < arguments.jobs:
-            cell = left.pop(0)
-            tried(begin, cell)
-        time.sleep(2)
-        for cell, process in list(running.items()):
-            if process.poll() is None:
-                continue
-            del running[cell]
-            if process.returncode and not ending:
-                failed += 1
-                print(f"{cell.label}: failed with status {process.returncode}; see {cell.run}.log", flush=True)
-            elif finished(cell):
-                tried(end, cell)
-            elif not ending:
-                left.insert(0, cell)  # post-trained; now the fine-tuning
+    try:
+        while left or running:
+            ending = bool(asked) or time.monotonic() > deadline
+            if ending:
+                left.clear()
+                for process in running.values():
+                    process.send_signal(signal.SIGTERM)
+            while left and len(running) < arguments.jobs:
+                cell = left.pop(0)
+                tried(begin, cell)
+            time.sleep(2)
+            for cell, process in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[cell]
+                if process.returncode and not ending:
+                    failed += 1
+                    print(f"{cell.label}: failed with status {process.returncode}; see {cell.run}.log", flush=True)
+                elif finished(cell):
+                    tried(end, cell)
+                elif not ending:
+                    left.insert(0, cell)  # post-trained; now the fine-tuning
+    finally:  # a defect of this program leaves nobody behind that trains on unseen
+        for process in running.values():
+            process.terminate()
     return failed
 
 

@@ -18,6 +18,7 @@ import torch
 from transformers import AutoTokenizer, PretrainedConfig, RobertaConfig, RobertaForMaskedLM
 
 from data_tools.corpus import Corpus
+from trainer.ranks import run_on_ranks
 
 TOKENS_PER_STEP, WARM_UP = 4096, 2
 SHAPES = {
@@ -66,7 +67,7 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
     from trainer.flops import Shape, peak_flops, stage_flops_per_token
     from trainer.masking import dropout_seed
     from trainer.memory import keep_freed_memory
-    from trainer.ranks import Ranks, farewell
+    from trainer.ranks import Ranks
     from trainer.recipe import Masking, Optimizer, Recipe, Stage
     from trainer.stages import split_parts, trainable
     from trainer.state import save_seed
@@ -122,7 +123,6 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
     counted = seconds[WARM_UP:]
     more = {"model_flops_per_token": flops, "peak_flops": peak, "mfu": flops * TOKENS_PER_STEP / statistics.median(counted) / peak,
             "reading_share": reading / sum(counted)}  # fmt: skip
-    farewell()
     return counted, cpu_seconds[WARM_UP:], more
 
 
@@ -167,4 +167,4 @@ def theirs(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[lis
 
 
 if __name__ == "__main__":
-    main()
+    run_on_ranks(main)  # out without the interpreter's end, where gloo's threads can abort a rank whose figures are printed
