@@ -20,18 +20,21 @@ RECORDS, DOCS = Path("benchmarks/results/evidence"), Path("docs")
 DEFINES = ("tokens", "text", "variant", "set", "stages")
 """The entries of a cell that make its post-training what it is."""
 REFERENCE = "rates.xpt-2e-3-1e-3"
-"""The cell that tables of one change are compared with: everything as in `defaults`."""
+"""Everything as in `defaults`."""
+COMPARED_WITH = {
+    "rates": REFERENCE, "itl": REFERENCE, "schedule": REFERENCE, "initialisation": REFERENCE, "paper": REFERENCE,
+    "knobs": "schedule.one-stage", "attribution": "schedule.one-stage", "late": "main.xpt",
+}  # fmt: skip
+"""The cell that a table's others differ from in one thing; it stands among them."""
 BESIDE = {
-    "itl": [REFERENCE],
-    "schedule": [REFERENCE],
-    "knobs": [REFERENCE, "rates.scratch-5e-4"],
-    "initialisation": [REFERENCE],
-    "attribution": ["schedule.one-stage"],
-    "late": ["main.xpt"],
+    "knobs": ["rates.scratch-5e-4"],
+    "paper": ["itl.both-random", "initialisation.random"],
+    "late": ["main.scratch"],
+    "data": ["rates.scratch-5e-4"],
 }
 """Cells of other tables that a table and its picture show, too."""
-ALSO_REACHED = ("late.two-stages-unfitted", REFERENCE, "schedule.one-stage")
-"""Asked for the random net's last loss, besides main.xpt: two stages, which were planned as the main result's arm, and shorter runs."""
+LOSSES = (7.5, 7.25, 7.0, 6.9)
+"""At which the tokens of both arms of the main result are compared, besides the random net's last loss."""
 BLOCK = re.compile(r"(?<=<!-- make results: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 Record = dict[str, Any]
@@ -74,15 +77,22 @@ def tokens_to_reach(record: Record, loss: float) -> float | None:
 
 
 def spread(values: list[float], digits: int = 3) -> str:
-    """Mean and, of several, standard deviation; nothing of none."""
-    if not values:
-        return ""
-    return f"{statistics.mean(values):.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
+    """Mean and standard deviation of three or more; of fewer the values themselves."""
+    if len(values) < 3:
+        return ", ".join(f"{value:.{digits}f}" for value in values)
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def of_some(values: list[float], seeds: int, digits: int = 3) -> str:
+    """`spread` of a figure that some of a row's seeds have."""
+    few = f" (of {len(values)})" if 0 < len(values) < seeds else ""
+    return spread(values, digits) + few
 
 
 def rows_of(name: str, records: dict[str, list[Record]]) -> dict[str, list[Record]]:
     """The cells of a table, and those that stand beside them."""
-    return {label: found for label, found in records.items() if label.startswith(f"{name}.") or label in BESIDE.get(name, ())}
+    beside = [COMPARED_WITH.get(name), *BESIDE.get(name, ())]
+    return {label: found for label, found in records.items() if label.startswith(f"{name}.") or label in beside}
 
 
 def shown_as(label: str, name: str) -> str:
@@ -93,13 +103,13 @@ def shown_as(label: str, name: str) -> str:
 
 
 def difference(one: dict[int, float], other: dict[int, float], digits: int = 3) -> str:
-    """Mean over the seeds that both have; of several with its 95 % interval (paired t: a seed is the same texts in the same order)."""
+    """Mean over the seeds that both have; of three or more with its 95 % interval (paired t: a seed is one order of the same texts)."""
     seeds = sorted(set(one) & set(other))
     pairs = [one[seed] for seed in seeds], [other[seed] for seed in seeds]
     if not seeds:
         return ""
     far = f"{statistics.mean(pairs[0]) - statistics.mean(pairs[1]):+.{digits}f}"
-    if len(seeds) < 2:
+    if len(seeds) < 3:
         return far
     interval = ttest_rel(*pairs).confidence_interval()
     return f"{far} ({interval.low:+.{digits}f} to {interval.high:+.{digits}f})"
@@ -120,14 +130,14 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
     scored = any(record["klue_re"] for found in rows.values() for record in found)
     begun = name != "main" and any(row["tokens"] == 0 for found in rows.values() for record in found for row in record["klue_re"])
     tested = any("test_loss" in record for found in rows.values() for record in found)
-    compared = REFERENCE in rows
+    reference = rows.get(COMPARED_WITH.get(name, ""))
     head = [name, "seeds", "tokens", "validation loss", "perplexity", *["test loss"] * tested]
-    head += [*["difference"] * compared, *["nats a character"] * pieces, *["micro-F1 before"] * begun, *["micro-F1"] * scored]
+    head += [*["difference"] * bool(reference), *["nats a character"] * pieces, *["micro-F1 before"] * begun, *["micro-F1"] * scored]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
 
     def order(label: str) -> tuple[bool, int, float]:
         first = rows[label][0]
-        return compared and not comparable(first, rows[REFERENCE][0]), first["tokens"], statistics.mean(losses_of[label].values())
+        return bool(reference) and not comparable(first, reference[0]), first["tokens"], statistics.mean(losses_of[label].values())
 
     for label in sorted(rows, key=order):
         found, losses = rows[label], [*losses_of[label].values()]
@@ -139,16 +149,17 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         ]
         entries += [spread(losses), f"{math.exp(statistics.mean(losses)):,.1f}"]
         if tested:
-            entries.append(spread([record["test_loss"] for record in found if "test_loss" in record]))
-        if compared:
-            against = label != REFERENCE and comparable(found[0], rows[REFERENCE][0])
-            entries.append(difference(losses_of[label], losses_of[REFERENCE]) if against else "")
+            entries.append(of_some([record["test_loss"] for record in found if "test_loss" in record], len(found)))
+        if reference:
+            against = found is not reference and comparable(found[0], reference[0])
+            entries.append(difference(losses_of[label], losses_of[COMPARED_WITH[name]]) if against else "")
         if pieces:  # of masked pieces: more pieces of a word are more context for each, so that this is no code length
             entries.append(f"{statistics.mean(losses) * found[0]['tokens_per_character']:.3f}")
         if begun:
-            entries.append(spread([row["micro_f1"] for record in found for row in record["klue_re"] if row["tokens"] == 0], 2))
+            before = [row["micro_f1"] for record in found for row in record["klue_re"] if row["tokens"] == 0]
+            entries.append(of_some(before, len(found), 2))
         if scored:
-            entries.append(spread([*scores_at_the_end(found).values()], 2))
+            entries.append(of_some([*scores_at_the_end(found).values()], len(found), 2))
         lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines)
 
@@ -193,7 +204,7 @@ def draw_scores(arms: list[list[Record]]) -> None:
             points = sorted((row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"] if row["tokens"])
             places = sorted({place for place, _ in points})
             scores = [[score for place, score in points if place == at] for at in places]
-            half = [t.ppf(0.975, len(s) - 1) * statistics.stdev(s) / len(s) ** 0.5 if len(s) > 1 else 0.0 for s in scores]
+            half = [t.ppf(0.975, len(s) - 1) * statistics.stdev(s) / len(s) ** 0.5 if len(s) > 2 else 0.0 for s in scores]
             line = axes.errorbar(places, [statistics.mean(s) for s in scores], half, capsize=3, label=found[0]["name"])
             axes.plot(*zip(*points, strict=True), "o", color=line[0].get_color(), markersize=4)
 
@@ -226,12 +237,39 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
         losses = [{record["seed"]: final(record) for record in arm} for arm in (xpts, scratches)]
         lines.append(f"* validation loss at the end: {difference(*losses)}.")
     of_seed = {record["seed"]: record for record in scratches}
-    arms = {"xpt": xpts} | {label: records.get(label, []) for label in ALSO_REACHED}
-    for arm, record in ((arm, record) for arm, seeds in arms.items() for record in seeds):
-        if scratch := of_seed.get(record["seed"]):
-            needed = tokens_to_reach(record, final(scratch))
-            reached = "never" if needed is None else f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}"
-            lines.append(f"* seed {record['seed']}: {arm} has scratch's last loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32.")
+    for arm, seeds in (("xpt", xpts), ("late.two-stages-unfitted", records.get("late.two-stages-unfitted", []))):
+        for record in seeds:
+            if scratch := of_seed.get(record["seed"]):
+                needed = tokens_to_reach(record, final(scratch))
+                reached = (
+                    f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}"
+                    if needed
+                    else "at the start"
+                    if needed == 0
+                    else "never"
+                )
+                lines.append(f"* seed {record['seed']}: {arm} has scratch's last loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32.")
+    if short := {record["seed"]: final(record) for record in records.get("short.thirty-second", []) if record["seed"] in of_seed}:
+        theirs = {seed: final(record) for seed, record in of_seed.items()}
+        lines.append(
+            f"* runs of 1/32 of the tokens, whose embeddings know no other text, end at {spread([*short.values()])}, "
+            f"scratch with all of them at {spread([*theirs.values()])}: {difference(short, theirs)}."
+        )
+    return "\n".join(lines)
+
+
+def reached_table(records: dict[str, list[Record]]) -> str:
+    """After how many tokens the main result's arms have a loss, over the seeds that both have."""
+    of_seed = {record["seed"]: record for record in records.get("main.scratch", [])}
+    pairs = [(record, of_seed[record["seed"]]) for record in records.get("main.xpt", []) if record["seed"] in of_seed]
+    lines = ["| validation loss | scratch, M tokens | xpt, M tokens | ratio |", "|---|---|---|---|"]
+    for loss in (*LOSSES, None):
+        found = [[tokens_to_reach(side, final(pair[1]) if loss is None else loss) for side in pair] for pair in pairs]
+        if found and all(tokens for pair in found for tokens in pair):
+            ours, theirs = ([tokens / 1e6 for tokens in side if tokens] for side in zip(*found, strict=True))
+            ratios = [other / one for one, other in zip(ours, theirs, strict=True)]
+            shown = "scratch's last" if loss is None else f"{loss}"
+            lines.append(f"| {shown} | {spread(theirs, 2)} | {spread(ours, 2)} | {spread(ratios, 1)} |")
     return "\n".join(lines)
 
 
@@ -250,9 +288,9 @@ def probes_tables(record: Record) -> str:
 
 
 def blocks(records: dict[str, list[Record]]) -> dict[str, str]:
-    """What stands in the document, by name: TABLE, scores, hypotheses, probes.TABLE.NAME."""
+    """What stands in the document, by name: TABLE, scores, hypotheses, reached, probes.TABLE.NAME."""
     found = {name: table(name, records) for name in dict.fromkeys(label.split(".")[0] for label in records)}
-    found |= {"scores": scores_table(records), "hypotheses": hypotheses(records)}
+    found |= {"scores": scores_table(records), "hypotheses": hypotheses(records), "reached": reached_table(records)}
     return found | {f"probes.{label}": probes_tables(seeds[0]) for label, seeds in records.items() if "probes" in seeds[0]}
 
 

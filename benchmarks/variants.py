@@ -6,9 +6,12 @@ lexicon=N        N of the translated pieces, drawn once, nested: the 300 are amo
 holdout=N        without the pieces of every N-th translated word (benchmarks/probes.py asks for them)
 static=N         static vectors from N tokens
 map=procrustes   an orthogonal map instead of the kernel ridge, or map=ridge, a linear one
-random-encoder   the seed's layers are drawn anew; embeddings are made of the seed's all the same
+shuffled         the entries of each matrix of the seed's layers change places: their distribution stays, what they know goes
+rotated          the new embeddings are turned about their mean: how they lie to each other stays, how they lie to the encoder goes
+layers=X         new layers' matrices are drawn from N(0, X), not N(0, initializer_range)
 unfitted         near-identity layers have LayerNorms of scale 1 and shift 0
 own-scale        the last near-identity layer gives back the encoder's states at their own scale, not at unit scale
+unit-output      without a last adaptation layer: the seed's last LayerNorm gives its states at unit scale, as such a layer would
 encoder=X        the seed's layers train at X times the stage's rate
 layerwise=X      the seed's top layer trains at X times the stage's rate, the one below at X^2 times, ... (Howard and Ruder 2018, ULMFiT)
 """
@@ -23,6 +26,7 @@ import numpy as np
 import torch
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
+from transformers import AutoModelForMaskedLM
 
 from trainer import embedding_init, engine, surgery
 from trainer.embedding_init import Pieces
@@ -99,20 +103,62 @@ def without_fitting(fitted: Callable[..., None]) -> Callable[..., None]:
     return pass_through
 
 
-def with_random_layers(load: Callable[[str], surgery.Seed]) -> Callable[[str], surgery.Seed]:
-    """A replacement of surgery.load_seed: N(0, initializer_range) in the layers' matrices, LayerNorms and biases as in a new model."""
+def shuffled(load: Callable[[str], surgery.Seed]) -> Callable[[str], surgery.Seed]:
+    """A replacement of surgery.load_seed; LayerNorms, biases and embeddings stay."""
 
     def load_seed(seed_model: str) -> surgery.Seed:
         seed, generator = load(seed_model), torch.Generator().manual_seed(0)
         for name, value in seed.weights.items():
-            if seed.architecture.layer_of(name) is not None:
-                if value.dim() > 1:
-                    value.normal_(0.0, seed.config.initializer_range, generator=generator)
-                else:
-                    value.fill_(float(name.endswith("LayerNorm.weight")))
+            if seed.architecture.layer_of(name) is not None and value.dim() > 1:
+                places = torch.randperm(value.numel(), generator=generator)
+                value.copy_(value.flatten()[places].view_as(value))
         return seed
 
     return load_seed
+
+
+def rotated(make: Callable[..., Any]) -> Callable[..., Any]:
+    """A replacement of surgery.initial_embeddings: a random orthogonal map of what it makes, less the mean."""
+
+    def initial_embeddings(*arguments: Any) -> Any:
+        word, details = make(*arguments)
+        turn, _ = torch.linalg.qr(torch.randn(word.shape[1], word.shape[1], generator=torch.Generator().manual_seed(0)))
+        mean = word.mean(0)
+        return mean + (word - mean) @ turn, details
+
+    return initial_embeddings
+
+
+class WiderModels:
+    """A replacement of transformers' AutoModelForMaskedLM in surgery. std: of the layers' matrices."""
+
+    from_pretrained = surgery.AutoModelForMaskedLM.from_pretrained
+
+    def __init__(self, std: float) -> None:
+        self.std = std
+
+    def from_config(self, config: Any, **settings: Any) -> Any:
+        model = AutoModelForMaskedLM.from_config(config, **settings)
+        for name, value in model.named_parameters():
+            if ".layer." in name and value.dim() > 1:
+                value.data.mul_(self.std / config.initializer_range)
+        return model
+
+
+def with_unit_output(operate: Callable[..., Any]) -> Callable[..., Any]:
+    """A replacement of surgery.operate."""
+
+    def operated(seed: Any, recipe: Any, tokenizer: Any, corpus: Any) -> Any:
+        model, report = operate(seed, recipe, tokenizer, corpus)
+        with torch.no_grad():
+            tokens = surgery._some_blocks(corpus, surgery.FITTED_LENGTH)
+            scale = model.base_model(input_ids=tokens).last_hidden_state.square().mean().sqrt()
+            last = model.base_model.encoder.layer[-1].output.LayerNorm
+            last.weight.div_(scale)
+            last.bias.div_(scale)
+        return model, report
+
+    return operated
 
 
 def apply(change: str) -> None:
@@ -131,8 +177,14 @@ def apply(change: str) -> None:
         embedding_init.STRETCH = min(embedding_init.STRETCH, int(value) // 16)
     elif key == "map":
         embedding_init._map_into = linear_map(value)
-    elif key == "random-encoder":
-        surgery.load_seed = with_random_layers(surgery.load_seed)
+    elif key == "shuffled":
+        surgery.load_seed = shuffled(surgery.load_seed)
+    elif key == "rotated":
+        surgery.initial_embeddings = rotated(surgery.initial_embeddings)
+    elif key == "layers":
+        surgery.AutoModelForMaskedLM = WiderModels(float(value))
+    elif key == "unit-output":
+        surgery.operate = with_unit_output(surgery.operate)
     elif key == "unfitted":
         surgery._pass_through = without_fitting(surgery._pass_through)
     elif key == "own-scale":

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from scipy.stats import ttest_rel
+from transformers import AutoModelForMaskedLM, BertConfig
 
 from benchmarks import evidence, evidence_report, variants
 from trainer import engine
@@ -157,19 +158,20 @@ def record(name: str, seed: int, losses: list[float], scores: list[float]) -> di
 
 
 def test_what_is_no_comparison_has_no_difference(tmp_path, monkeypatch) -> None:
-    reference = record(evidence_report.REFERENCE, 0, [9, 5], [])
+    compared = evidence_report.COMPARED_WITH["knobs"]
+    reference = record(compared, 0, [9, 5], [])
     own = {"better": {}, "masked": {"set": {"masking.rate": 0.3}}, "pieces": {"text": "-8k", "tokens_per_character": 0.5},
            "longer": {"tokens": 8_000_000}, "part": {"text": "-10", "test_loss": 4.5}}  # fmt: skip
     records = {f"knobs.{name}": [record(f"knobs.{name}", 0, [9, 4], []) | change] for name, change in own.items()}
-    records |= {evidence_report.REFERENCE: [reference | {"tokens_per_character": 0.4}]}
+    records |= {compared: [reference | {"tokens_per_character": 0.4}]}
     for found in records.values():
         found[0].setdefault("tokens_per_character", 0.4)
     lines = evidence_report.table("knobs", records).splitlines()[2:]
     shown = {line.split(" | ")[0].strip("| *"): [entry.strip(" |") for entry in line.split(" | ")] for line in lines}
     assert {name: row[6] for name, row in shown.items()} == {
-        "better": "-1.000", "part": "-1.000", "reference": "", "masked": "", "pieces": "", "longer": ""
+        "better": "-1.000", "part": "-1.000", compared: "", "masked": "", "pieces": "", "longer": ""
     }  # fmt: skip
-    assert list(shown)[:3] == ["better", "part", "reference"] and shown["part"][5] == "4.500" and shown["better"][5] == ""
+    assert list(shown)[:3] == ["better", "part", compared] and shown["part"][5] == "4.500" and shown["better"][5] == ""
     (tmp_path / "a.json").write_text(json.dumps(record("t.cell", 0, [9, 4], [])))
     (tmp_path / "b.json").write_text(json.dumps(record("t.cell", 1, [9, 4], []) | {"variant": ["unfitted"]}))
     monkeypatch.setattr(evidence_report, "RECORDS", tmp_path)
@@ -177,33 +179,60 @@ def test_what_is_no_comparison_has_no_difference(tmp_path, monkeypatch) -> None:
         evidence_report.read_records()
 
 
-def test_a_random_encoder_is_random_in_its_layers_only() -> None:
-    names = {"bert.encoder.layer.0.dense.weight": (8, 8), "bert.encoder.layer.0.dense.bias": (8,), "bert.embeddings.word.weight": (9, 8)}
-    weights = {name: torch.full(shape, 7.0) for name, shape in names.items()} | {"bert.encoder.layer.0.LayerNorm.weight": torch.ones(8) * 7}
+def test_controls_change_what_they_say_and_nothing_else() -> None:
+    """Of the seed's knowledge: its matrices' order, and how the new embeddings lie to them. Of a random net: how wide it begins."""
+    shapes = {"bert.encoder.layer.0.dense.weight": (8, 8), "bert.encoder.layer.0.dense.bias": (8,), "bert.embeddings.word.weight": (9, 8)}
+    weights = {name: torch.randn(shape) for name, shape in shapes.items()} | {"bert.encoder.layer.0.LayerNorm.weight": torch.randn(8)}
+    before = {name: value.clone() for name, value in weights.items()}
     architecture = SimpleNamespace(layer_of=lambda name: 0 if ".layer." in name else None)
-    seed = SimpleNamespace(weights=weights, architecture=architecture, config=SimpleNamespace(initializer_range=0.02))
-    variants.with_random_layers(lambda _: seed)("any")
-    first, bias, words, norm = weights.values()
-    assert 0.01 < first.std() < 0.03 and bias.eq(0).all() and norm.eq(1).all() and words.eq(7).all()
+    variants.shuffled(lambda _: SimpleNamespace(weights=weights, architecture=architecture))("any")
+    changed = [name for name, value in weights.items() if not value.equal(before[name])]
+    assert changed == ["bert.encoder.layer.0.dense.weight"]
+    assert weights[changed[0]].flatten().sort()[0].equal(before[changed[0]].flatten().sort()[0])
+
+    word = torch.randn(9, 8) + 3
+    turned, details = variants.rotated(lambda *_: (word, {"made": 1}))("dictionary")
+    centred, back = word - word.mean(0), turned - turned.mean(0)
+    assert torch.allclose(turned.mean(0), word.mean(0), atol=1e-5) and details == {"made": 1}
+    assert torch.allclose(back @ back.T, centred @ centred.T, atol=1e-4) and (back - centred).norm() > 0.5 * centred.norm()
+
+    config = BertConfig(vocab_size=9, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=96)
+    models = []
+    for factory in (AutoModelForMaskedLM, variants.WiderModels(0.1)):
+        torch.manual_seed(0)
+        models.append(factory.from_config(config))
+    for (name, narrow), wide in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        times = 5 if ".layer." in name and narrow.dim() > 1 else 1
+        assert torch.allclose(times * narrow, wide), name
 
 
 def test_the_report_says_what_the_records_say() -> None:
-    xpt = [record("main.xpt", 0, [9, 6, 4, 3, 2], [30, 50]), record("main.xpt", 1, [9, 7, 5, 3, 2.2], [32, 52])]
-    scratch = [record("main.scratch", 0, [9, 8, 8, 7, 5], [10, 20]), record("main.scratch", 1, [9, 8, 8, 7, 6], [10, 24])]
-    records = {"main.xpt": [*xpt[::-1], record("main.xpt", 2, [9, 3, 2, 1, 0.1], [60, 70])], "main.scratch": scratch}
-    # seed 0 has 5 half-way between 6 after 1M tokens and 4 after 2M; seed 1 has 6 half-way between 7 and 5
-    lines = evidence_report.hypotheses(records)  # seed 2 has nothing to be compared with
-    assert "seed 0: xpt has scratch's last loss, 5.000, after 1.50M tokens, 1/2.7" in lines and "seed 1" in lines
-    interval = ttest_rel([50, 52], [20, 24]).confidence_interval()
-    assert f"+29.00 ({interval.low:+.2f} to {interval.high:+.2f})" in lines
-    records["main.xpt"].pop()
-    assert evidence_report.table("main", records).splitlines()[2:] == [
-        "| xpt | 2 | 4M | 2.100 ± 0.141 | 8.2 | 51.00 ± 1.41 |",
-        "| scratch | 2 | 4M | 5.500 ± 0.707 | 244.7 | 22.00 ± 2.83 |",
+    losses = [[9, 6, 4, 3, 2], [9, 7, 5, 3, 2.2], [9, 7, 5, 3, 2.4]], [[9, 8, 8, 7, 5], [9, 8, 8, 7, 6], [9, 8, 7, 6, 5]]
+    scores = [[30, 50], [32, 52], [31, 54]], [[10, 20], [10, 24], [13, 22]]
+    names = ("main.xpt", "main.scratch")
+    arms = [
+        [record(name, n, *pair) for n, pair in enumerate(zip(*given, strict=True))]
+        for name, *given in zip(names, losses, scores, strict=True)
     ]
-    assert "| xpt | micro-F1 | 31.00 ± 1.41 | 51.00 ± 1.41 |" in evidence_report.scores_table(records)
+    records = {"main.xpt": [*arms[0][::-1], record("main.xpt", 3, [9, 3, 2, 1, 0.1], [60, 70])], "main.scratch": arms[1]}
+    # seed 0 has 5 half-way between 6 after 1M tokens and 4 after 2M; seed 1 has 6 half-way between 7 and 5
+    lines = evidence_report.hypotheses(records)  # seed 3 has nothing to be compared with
+    assert "seed 0: xpt has scratch's last loss, 5.000, after 1.50M tokens, 1/2.7" in lines and "seed 3" not in lines
+    interval = ttest_rel([50, 52, 54], [20, 24, 22]).confidence_interval()
+    assert f"+30.00 ({interval.low:+.2f} to {interval.high:+.2f})" in lines
+    # 7.0 is reached by scratch after 3M, 3M, 2M tokens; by xpt after 2/3M (between 9 and 6), 1M, 1M
+    assert "| 7.0 | 2.67 ± 0.58 | 0.89 ± 0.19 | 3.2 ± 1.3 |" in evidence_report.reached_table(records)
+    assert "| scratch's last | " in evidence_report.reached_table(records)
+    records["main.xpt"].pop(0)
+    del records["main.xpt"][-1]
+    records["main.scratch"][0]["test_loss"] = 5.5
+    assert evidence_report.table("main", records).splitlines()[2:] == [
+        "| xpt | 2 | 4M | 2.200, 2.000 | 8.2 |  | 52.00, 50.00 |",
+        "| scratch | 3 | 4M | 5.333 ± 0.577 | 207.1 | 5.500 (of 1) | 22.00 ± 2.00 |",
+    ]
+    assert "| xpt | micro-F1 | 32.00, 30.00 | 52.00, 50.00 |" in evidence_report.scores_table(records)
     text = "Words.\n<!-- make results: hypotheses -->\nold\nolder\n<!-- end -->\nMore.\n"
-    assert evidence_report.rendered(text, records) == text.replace("old\nolder", lines)
+    assert evidence_report.rendered(text, records) == text.replace("old\nolder", evidence_report.hypotheses(records))
 
 
 def test_the_document_is_what_the_records_make_it() -> None:
