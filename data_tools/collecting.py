@@ -55,6 +55,13 @@ def describe_sentences(options: argparse.Namespace, inputs: list[Path | str]) ->
     return {name: getattr(options, name) for name in SETTINGS} | {"exclude": excluded, "inputs": described}
 
 
+def describe_found(facts: dict[str, Any]) -> str:
+    """What became of the sentences, for people."""
+    counts = facts["sentences"]
+    left_out = [f"{reason} {count:,}" for reason, count in counts.items() if reason != "found" and count]
+    return f"{counts['found']:,} sentences" + (f", left out of them: {', '.join(left_out)}" if left_out else "")
+
+
 def spool_sentences(
     options: argparse.Namespace, described: dict[str, Any], inputs: list[Path | str], work: Work
 ) -> tuple[Spool, dict[str, Any]]:

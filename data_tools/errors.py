@@ -5,8 +5,10 @@ Exit status 2: the user gave something that cannot be used. Exit status 1: somet
 
 import errno
 import io
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 GIVEN = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
 """What is wrong with a path that was given, and not with the disk."""
@@ -38,8 +40,10 @@ def run_command(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        with suppress(OSError):
+            sys.stdout.flush()
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # a library's threads may be at work still; the interpreter's end would wait for them, or break under them
     except BrokenPipeError:  # `... | head`
         sys.stderr.close()
         sys.exit(1)

@@ -12,7 +12,7 @@ PREFIX = "hf:"
 
 
 def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
-    """The rows of `hf:DATASET[:CONFIG]`'s split "train" that have a `text`, a document each.
+    """The rows of `hf:DATASET[:CONFIG]`'s split "train" by their column `text`, a document each; where that is null, one without sentences.
 
     start: bytes read before, as in `sources.read_documents`. digest: a hashlib object, fed with every text: the dataset's identity, known
     only when it was read. Raises UserError when the dataset cannot be opened or has no column "text".
@@ -23,7 +23,9 @@ def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
     try:
         rows = datasets.load_dataset(dataset, config or None, split="train", streaming=True)
         for row in rows:
-            text = row.get("text")
+            text = row.get("text", 0)
+            if text is None:  # a row without text, as such data has them
+                text = ""
             if not isinstance(text, str):
                 raise UserError(f'--input {name}: expected a column "text" of strings, found the columns {", ".join(sorted(row))}.')
             digest.update(hashlib.sha256(text.encode("utf-8", "replace")).digest())

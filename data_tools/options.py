@@ -30,7 +30,10 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         help="files or directories, the format is told from the content; or hf:DATASET[:CONFIG], read through `datasets`",
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one a core); the output does not depend on it"
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes (default: one a core that we may use); the output does not depend on it",
     )
     parser.add_argument("--seed", type=int, default=0)
 
@@ -75,5 +78,7 @@ def check_numbers(options: argparse.Namespace) -> None:
         value = getattr(options, name, None)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
+    if options.min_characters > options.max_characters:
+        raise UserError(f"--min-characters {options.min_characters}: expected at most --max-characters, {options.max_characters}.")
     if not 0.98 <= (getattr(options, "character_coverage", None) or 1) <= 1:
         raise UserError(f"--character-coverage {options.character_coverage}: expected 0.98 to 1.")

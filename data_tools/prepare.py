@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data_tools import corpus as corpora
 from data_tools import lock
-from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences
+from data_tools.collecting import describe_found, describe_sentences, list_inputs, sample_sentences, spool_sentences
 from data_tools.encoding import Block, encode_block
 from data_tools.errors import UserError, run_command
 from data_tools.mmididx import IndexedDatasetWriter
@@ -75,25 +75,25 @@ def prepare(options: argparse.Namespace) -> None:
     described = describe_sentences(options, inputs)
     settings = describe_settings(options, described)
     output_dir = options.output_dir
-    if is_already_there(output_dir, settings):
-        print(f"{output_dir}: a corpus of these inputs and settings is already there; nothing to do")
-        return
     work = Work(output_dir / WORK_NAME)
-    lock.hold(work.path)
-    if is_already_there(output_dir, settings):
-        print(f"{output_dir}: another process made this corpus meanwhile; nothing to do")
+    begun = is_already_there(output_dir, settings)
+    if not begun or work.path.exists():
+        lock.hold(work.path)
+    if begun or is_already_there(output_dir, settings):
+        print(f"{output_dir}: a corpus of these inputs and settings is already there; nothing to do")
         remove_work(work)
         return
     clear_remains(output_dir)
     spool, facts = spool_sentences(options, described, inputs, work)
     total = int(spool.num_sentences.sum())
     if not total:
-        raise UserError(f"--input {' '.join(options.input)}: expected text, found no sentence in {len(inputs)} file(s).")
+        raise UserError(f"--input {' '.join(options.input)}: expected text, found {describe_found(facts)} in {len(inputs)} file(s).")
+    print(describe_found(facts), flush=True)
     valid, test, facts["notices"] = held_out_sizes(total, options.valid_sentences, options.test_sentences)
     splits = np.full(len(spool.num_sentences), UNUSED, np.uint8)  # of documents that are nothing but duplicates
     whole = spool.num_sentences > 0
     splits[whole] = assign_documents(spool.num_sentences[whole], valid, test, options.max_train_sentences, options.seed)
-    for name, code, asked in (("valid", VALID, valid), ("test", TEST, test)):
+    for name, code, asked in (("valid", VALID, valid), ("test", TEST, test), ("train", TRAIN, options.max_train_sentences or total)):
         if (given := int(spool.num_sentences[splits == code].sum())) > asked:
             facts["notices"].append(f"{name}: {given} sentences instead of {asked}, since no document is smaller")
     make_tokenizer(options, settings, spool, splits, work)
@@ -125,7 +125,10 @@ def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
     if not output_dir.is_dir():
         raise UserError(f"--output-dir {output_dir}: expected a folder or nothing, found a file; give another name.")
     if (output_dir / corpora.MANIFEST_NAME).exists():
-        found = corpora.Corpus.open(output_dir).manifest["settings"]
+        try:
+            found = corpora.Corpus.open(output_dir).manifest["settings"]
+        except UserError as error:
+            raise UserError(f"--output-dir {output_dir}: holds a corpus that cannot be used ({error}); delete that folder.") from None
         other = sorted(name for name in settings if found.get(name) != settings[name])
         if other:
             raise UserError(

@@ -24,11 +24,10 @@ from data_tools.errors import UserError
 from data_tools.wikitext import DEFAULT_NAMESPACES, Namespaces
 
 HEAD_BYTES = 65536
-# A plain text that has no blank line in so many paragraphs is a list of lines, and taken as documents of LINES_TOGETHER each.
+# So many paragraphs without a blank line are a list of lines, and taken as documents of LINES_TOGETHER each.
 MAX_PARAGRAPHS, LINES_TOGETHER = 10_000, 100
-MOST_PARAGRAPHS = 1_000_000  # of a document, which lies in memory whole
-_DOC_START = re.compile(r"<doc\b[^>]*>\s*$")
-_DOC_TITLE = re.compile(r'\btitle="([^"]*)"')
+_DOC_START = re.compile(r"<doc\b.*>\s*$")
+_DOC_TITLE = re.compile(r'\btitle="(.*)"[^"]*>\s*$')  # WikiExtractor escapes nothing in it
 _REDIRECT = re.compile(r"\s*#\s*(redirect|넘겨주기)\b", re.IGNORECASE)
 
 
@@ -153,7 +152,7 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
         raise UserError(
             f"{path}: expected JSON with an object a line, found an array or objects over lines; rewrite the file or leave it out."
         )
-    return _parse_plain(lines, path)
+    return _parse_plain(lines)
 
 
 def _parse_mediawiki(stream: BinaryIO) -> Iterator[Document]:
@@ -218,26 +217,19 @@ def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[Document]:
         yield Document(str(article.get("title", "")), html.unescape(text) if is_wikiextractor else text, False, 0)
 
 
-def _parse_plain(lines: TextIO, path: Path) -> Iterator[Document]:
+def _parse_plain(lines: TextIO) -> Iterator[Document]:
     """Documents between blank lines; of a list of lines, LINES_TOGETHER each at the most."""
-    beginning: list[str] = []  # up to the first blank line behind text, or so far that it is a list
-    while len(beginning) < MAX_PARAGRAPHS and (line := next(lines, "")):
-        if line.strip():
-            beginning.append(line)
-        elif beginning:
-            break
-    is_list = len(beginning) == MAX_PARAGRAPHS
     together: list[str] = []
-    for line in chain(beginning, [] if is_list else ["\n"], lines):
-        if line.strip():
+    is_list = False
+    for line in chain(lines, ["\n"]):
+        blank = not line.strip()
+        if not blank:
             together.append(line.rstrip("\n"))
-        if len(together) > MOST_PARAGRAPHS:
-            raise UserError(f"{path}: expected blank lines between documents, found {MOST_PARAGRAPHS:,} lines without one; put some there.")
-        if together and (not line.strip() or (is_list and len(together) == LINES_TOGETHER)):
-            yield Document("", "\n".join(together), False, 0)
+        is_list = not blank and (is_list or len(together) == MAX_PARAGRAPHS)
+        if together and (blank or (is_list and len(together) >= LINES_TOGETHER)):
+            for start in range(0, len(together), LINES_TOGETHER if is_list else len(together)):
+                yield Document("", "\n".join(together[start : start + LINES_TOGETHER] if is_list else together), False, 0)
             together = []
-    if together:
-        yield Document("", "\n".join(together), False, 0)
 
 
 def relative_name(file: Path, paths: list[Path]) -> str:

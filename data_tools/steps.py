@@ -7,12 +7,13 @@ python -m data_tools.prepare --input sentences.txt --splitter lines --tokenizer 
 
 import argparse
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences
+from data_tools.collecting import describe_found, describe_sentences, list_inputs, sample_sentences, spool_sentences
 from data_tools.errors import UserError, run_command
 from data_tools.options import add_input, add_sentences, add_vocabulary, check_numbers, fill_vocabulary, new_parser
 from data_tools.splits import TRAIN
@@ -24,11 +25,11 @@ from data_tools.workers import mpi_workers
 
 def collect(options: argparse.Namespace, folder: Path) -> Spool:
     """The sentences of the inputs, in a temporary folder. Raises UserError when there are none."""
-    inputs = list_inputs(options.input)
+    inputs = list_inputs(options.input, besides=getattr(options, "output", None))
     spool, facts = spool_sentences(options, describe_sentences(options, inputs), inputs, Work(folder))
     if not spool.kept.any():
-        raise UserError(f"--input {' '.join(options.input)}: expected text, found no sentence in {len(inputs)} file(s).")
-    print("sentences " + ", ".join(f"{reason} {count}" for reason, count in facts["sentences"].items()), flush=True)
+        raise UserError(f"--input {' '.join(options.input)}: expected text, found {describe_found(facts)} in {len(inputs)} file(s).")
+    print(describe_found(facts), flush=True)
     return spool
 
 
@@ -39,7 +40,7 @@ def write_sentences(options: argparse.Namespace) -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".work-") as folder:
         spool = collect(options, Path(folder))
-        aside = options.output.with_name(options.output.name + ".partial")
+        aside = Path(folder) / options.output.name
         with open(aside, "w", encoding="utf-8") as output:
             for offset, documents in spool.blocks():
                 sentences = iter(spool.read(offset, documents))
@@ -84,6 +85,7 @@ def main() -> None:
         if is_first:
             options = parser.parse_args()
             check_numbers(options)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing behind beside the output
             (write_sentences if options.step == "sentences" else write_tokenizer)(options)
 
 

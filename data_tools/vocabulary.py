@@ -16,8 +16,9 @@ import io
 import json
 import re
 import tempfile
+import threading
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,20 @@ def train_vocabulary(
     Raises UserError when the text does not support that many pieces.
     """
     model = io.BytesIO()
-    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="ascii") as table:
-        table.write(normalization_table())
-        table.flush()
+    broken: list[Exception] = []
+    refused: list[Exception] = []
+
+    def fed() -> Iterator[str]:
+        try:
+            yield from sentences
+        except Exception as error:  # SentencePiece makes a RuntimeError of its own of it
+            broken.append(error)
+            raise
+
+    def train() -> None:
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sentences),
+                sentence_iterator=fed(),
                 model_writer=model,
                 model_type=model_type,
                 vocab_size=size,
@@ -137,8 +146,19 @@ def train_vocabulary(
                 max_sentence_length=LONGEST_TRAINING_SENTENCE,
                 minloglevel=2,
             )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"--vocab-size {size}: {_training_failure(str(error))}") from error
+        except Exception as error:
+            refused.append(error)
+
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="ascii") as table:
+        table.write(normalization_table())
+        table.flush()
+        thread = threading.Thread(target=train, daemon=True)  # SentencePiece hears no Ctrl-C; this thread does, which waits
+        thread.start()
+        thread.join()
+    for error in broken:
+        raise error
+    for error in refused:
+        raise UserError(f"--vocab-size {size}: {_training_failure(str(error))}") from error
     return _with_exact_scores(model.getvalue(), table.name)
 
 

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 import unicodedata
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -33,6 +35,8 @@ from data_tools.page import render
 from data_tools.sentences import split_sentences
 from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
 from data_tools.vocabulary import FILES, check_export, load_processor
+from data_tools.work import Work
+from data_tools.workers import ordered_map
 
 SYLLABLES = "가나다라마바사아자차카타파하고노도로모보소오조초코토포호"
 
@@ -53,6 +57,7 @@ def invented_documents(count: int, seed: int) -> list[list[str]]:
 DOCUMENTS = invented_documents(120, 0)
 
 
+LEFT_OUT = ("short", "long", "script", "excluded", "duplicates")
 FORTY = "".join(f"가 나 다 {number}.\n\n" for number in range(40))
 
 
@@ -124,8 +129,16 @@ def test_same_bytes_whatever_the_workers(
     Corpus.open(tmp_path / "c").verify()
     run("--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", 200)
     assert "already there" in capsys.readouterr().out
-    for changed in (("--seed", 1), ("--vocab-size", 199), ("--input", text_file, text_file)):
-        with pytest.raises(UserError, match=changed[0][2:].replace("-", "_")):
+    changes = (
+        ("--seed", 1), ("--vocab-size", 199), ("--model-type", "bpe"), ("--character-coverage", 0.99), ("--byte-fallback",),
+        ("--valid-sentences", 5), ("--test-sentences", 5), ("--max-train-sentences", 50), ("--token-dtype", "int32"), ("--splitter", "lines"),
+        ("--min-characters", 3), ("--max-characters", 300), ("--script", "hangul"), ("--keep-duplicates",), ("--exclude", text_file),
+        ("--input", text_file, text_file),
+    )  # fmt: skip
+    names = [changed[0][2:].replace("-", "_").replace("input", "inputs") for changed in changes]
+    assert {*names, "tokenizer_sha256"} == set(Corpus.open(corpus_dir).manifest["settings"])
+    for name, changed in zip(names, changes, strict=True):
+        with pytest.raises(UserError, match=f"differs in {name};"):
             run("--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", 200, *changed)
 
 
@@ -211,8 +224,10 @@ def test_damaged_corpora_are_refused(corpus_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        ("", (), "found no sentence"),
-        ("...\n\n!!\n", (), "found no sentence"),
+        ("", (), "found 0 sentences"),
+        ("...\n\n!!\n", (), "found 0 sentences"),
+        (FORTY, ("--script", "latin"), "found 40 sentences, left out of them: script 40"),
+        (FORTY, ("--min-characters", 50, "--max-characters", 49), "--min-characters 50: expected at most --max-characters, 49"),
         ("".join(f"{n} 한 문서이다. {n} 둘이다. {n} 셋이다.\n" for n in range(9)), (), "at least 3 documents"),
         (FORTY, ("--vocab-size", 5000), "--vocab-size 5000.*smaller --vocab-size"),
         (FORTY, ("--valid-sentences", 30), "at most half"),
@@ -286,6 +301,30 @@ def test_ctrl_c_ends_it_with_one_word_and_at_once(tmp_path: Path) -> None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
         assert (process.returncode, said) == (130, "interrupted\n"), said
+
+
+def test_ctrl_c_is_heard_while_sentencepiece_trains(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(TRAINING)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=-1, stderr=-1, text=True, env=environment) as process:
+        assert process.stdout and process.stdout.readline() == "now\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "interrupted\n"), said
+
+
+TRAINING = """
+import random
+from data_tools.errors import run_command
+from data_tools.vocabulary import train_vocabulary
+def sentences():
+    for _ in range(100_000):
+        yield " ".join("".join(map(chr, random.choices(range(0xac00, 0xad00), k=random.randint(1, 5)))) for _ in range(12))
+    print("now", flush=True)
+if __name__ == "__main__":
+    run_command(lambda: train_vocabulary(sentences(), 8000) and print("trained"))
+"""
 
 
 def test_a_worker_that_is_ended_from_outside_is_told(tmp_path: Path) -> None:
@@ -518,6 +557,60 @@ def test_finished_steps_are_reused(
     assert Corpus.open(tmp_path / "c").manifest == Corpus.open(corpus_dir).manifest
 
 
+def test_finished_steps_of_other_settings_or_code_are_made_anew(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(prepare_command, "encode_splits", lambda *_: 1 / 0)
+        run("--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", 200, "--workers", 1)
+    for name in "cd":
+        run("--input", text_file, "--output-dir", tmp_path / name, "--vocab-size", 180, "--min-characters", 20, "--workers", 1)
+    assert Corpus.open(tmp_path / "c").manifest == Corpus.open(tmp_path / "d").manifest
+    assert Corpus.open(tmp_path / "c").vocab_size == 180 and Corpus.open(tmp_path / "c").manifest["sentences"]["short"] > 0
+    work = Work(tmp_path / "work")
+    assert work.finished("step", {"a": 1}) is None and work.finish("step", {"a": 1}, {"b": 2}) == work.finished("step", {"a": 1})
+    monkeypatch.setattr("data_tools.work._code_sha256", lambda: "of another version")
+    assert work.finished("step", {"a": 1}) is None
+
+
+def test_the_vocabulary_sees_a_sample_of_the_training_sentences_alone(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples: list[list[str]] = []
+    train = prepare_command.train_vocabulary
+
+    def trained(sentences: Iterable[str], *settings: Any) -> bytes:
+        samples.append(list(sentences))
+        return train(samples[-1], *settings)
+
+    monkeypatch.setattr(prepare_command, "train_vocabulary", trained)
+    arguments = ("--input", text_file, "--vocab-size", 200, "--keep-duplicates", "--valid-sentences", 200, "--workers", 1)
+    run(*arguments, "--output-dir", tmp_path / "c")
+    corpus = Corpus.open(tmp_path / "c")
+    processor, split = load_processor(corpus.tokenizer_dir), corpus.split("train")
+    assert [processor.encode(sentence) for sentence in samples[0]] == [split[number].tolist() for number in range(len(split))]
+    monkeypatch.setattr("data_tools.collecting.SAMPLE_SENTENCES", len(split) // 2)
+    run(*arguments, "--output-dir", tmp_path / "d")
+    assert 0.4 * len(split) < len(samples[1]) < 0.6 * len(split) and set(samples[1]) < set(samples[0])
+
+
+def test_duplicates_are_kept_and_lines_left_whole_where_that_is_asked_for(tmp_path: Path) -> None:
+    documents = invented_documents(60, 1)
+    (tmp_path / "text").write_text("\n\n".join("\n".join([*document, " ".join(documents[3][:2])]) for document in documents))
+    options = ("--keep-duplicates", "--splitter", "lines", "--vocab-size", 150, "--workers", 1)
+    run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", *options)
+    corpus = Corpus.open(tmp_path / "c")
+    assert corpus.manifest["sentences"] == {"found": sum(map(len, documents)) + 60, **dict.fromkeys(LEFT_OUT, 0)}
+    assert sum(len(corpus.split(name)) for name in SPLITS) == sum(map(len, documents)) + 60
+
+
+def test_no_more_tasks_are_under_way_than_workers_need() -> None:
+    begun = []
+    results = ordered_map(bytes, (begun.append(number) or number for number in range(99)), 2)
+    assert next(results) == b"" and len(begun) <= 8
+    assert len(list(results)) == 98
+
+
 def test_a_dataset_folder_is_read_in_streaming_mode(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     rows = "".join(json.dumps({"title": str(i), "text": "\n".join(document)}) + "\n" for i, document in enumerate(DOCUMENTS))
@@ -526,6 +619,10 @@ def test_a_dataset_folder_is_read_in_streaming_mode(tmp_path: Path) -> None:
     run("--input", tmp_path / "data", "--output-dir", tmp_path / "file", "--vocab-size", 200, "--workers", 1)
     assert Corpus.open(tmp_path / "hf").fingerprint == Corpus.open(tmp_path / "file").fingerprint
     assert len(next(iter(Corpus.open(tmp_path / "hf").manifest["datasets_sha256"].values()))) == 64
+    (tmp_path / "data" / "train.jsonl").write_text(json.dumps({"title": "x", "text": None}) + "\n" + rows)
+    run("--input", f"hf:{tmp_path / 'data'}", "--output-dir", tmp_path / "null", "--vocab-size", 200, "--workers", 1)
+    again = Corpus.open(tmp_path / "null")
+    assert again.fingerprint == Corpus.open(tmp_path / "hf").fingerprint and again.manifest["documents"]["without_sentences"] == 1
     with pytest.raises(UserError, match=r"--input hf:.*nowhere"):
         run("--input", f"hf:{tmp_path / 'nowhere'}", "--output-dir", tmp_path / "d", "--workers", 1)
 

@@ -94,6 +94,12 @@ def test_wikiextractor_entities_and_titles(tmp_path: Path) -> None:
     (tmp_path / "wiki_00").write_text('<doc id="1" url="u" title="가 &amp; 나">\n가 &amp; 나\n\n3 &lt; 5 &amp; 나.\n</doc>\n')
     (document,) = read_documents(tmp_path / "wiki_00")
     assert document.title == "가 & 나" and paragraphs(document) == ["3 < 5 & 나."]
+    (tmp_path / "wiki_01").write_text('<doc id="1" url="u" title=""영웅" > (음반)">\n"영웅" > (음반)\n\n글이다.\n</doc>\n')
+    (document,) = read_documents(tmp_path / "wiki_01")
+    assert document.title == '"영웅" > (음반)' and paragraphs(document) == ["글이다."]
+    rows = [{"url": url, "title": "가", "text": "3 &lt; 5"} for url in ("https://ko.wikipedia.org/wiki?curid=1", "elsewhere")]
+    (tmp_path / "wiki.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [paragraphs(document) for document in read_documents(tmp_path / "wiki.jsonl")] == [["3 < 5"], ["3 &lt; 5"]]
 
 
 SITEINFO = """<siteinfo><sitename>지어낸 백과</sitename><namespaces><namespace key="-2">미디어</namespace><namespace key="0" />
@@ -203,7 +209,7 @@ def test_what_is_one_document_and_what_is_a_list_of_lines(tmp_path: Path) -> Non
         return [document.text.count("\n") + 1 for document in read_documents(tmp_path / "text")]
 
     assert documents(9_999) == [9_999]
-    assert documents(3, 10_500, 2) == [3, 10_500, 2]
+    assert documents(3, 10_500, 2) == [3, *[100] * 105, 2]  # a title, a blank line, a list
     assert documents(25_050) == [100] * 250 + [50]
     assert documents(10_030, 5) == [100] * 100 + [30, 5]
 
