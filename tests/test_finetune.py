@@ -110,7 +110,7 @@ def tiny_config(vocab_size: int, **fields: object) -> BertConfig:
 def settings(work: Path, output: Path, **changes: object) -> Settings:
     given = {
         "model": str(work / "seed"), "train_file": work / "train.json", "eval_file": work / "dev.jsonl", "output_dir": output,
-        "epochs": 4, "batch_size": 8, "learning_rate": 1e-2, "seed": 3,
+        "epochs": 4, "batch_size": 8, "learning_rate": 1e-2, "seed": 5,
     }  # fmt: skip
     return Settings(**(given | changes))
 
@@ -233,8 +233,10 @@ def test_finished_run_is_left_alone_and_other_settings_are_refused(work, trained
     train(settings(work, trained))
     assert not (trained / "checkpoints").exists()
     assert "already finished" in capsys.readouterr().out and (trained / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match=r"others \(epochs: 4 there, 5 now; seed: 3 there, 4 now\)"):
+    with pytest.raises(UserError, match=r"others \(epochs: 4 there, 5 now; seed: 5 there, 4 now\)"):
         train(settings(work, trained, epochs=5, seed=4))
+    (copied(work / "seed", work / "again") / "report.json").write_text("{}")  # scored, which makes no other model of it
+    train(settings(work, trained, model=str(work / "again")))
     with pytest.raises(UserError, match=r"others \(train_file: contents \w+ there"):
         train(settings(work, trained, train_file=work / "dev.jsonl"))
     with pytest.raises(UserError, match=r"--output-dir .*expected a new or empty folder"):
@@ -263,6 +265,36 @@ def test_dropout_is_of_seed_and_step(work, tmp_path, monkeypatch):
     for seed in (0, 1):
         train(settings(work, tmp_path / f"{seed}", seed=seed, epochs=1))
     assert [len(of_seed) for of_seed in drawn.values()] == [12, 12] and len({*drawn[0], *drawn[1]}) == 24
+
+
+def test_an_update_is_adamw_with_dropout_at_the_scheduled_rate(work, tmp_path, monkeypatch):
+    """Without clipping at work (the norm is lowered to 1e-3) AdamW's first steps would not differ; so the gradients are looked at."""
+    seen: list[dict] = []
+    update = finetune._update
+
+    def updated(classifier, optimizer, rate, inputs, labels):
+        before = {name: value.detach().clone() for name, value in classifier.model.named_parameters()}
+        found = update(classifier, optimizer, rate, inputs, labels)
+        (group,) = optimizer.param_groups
+        dropping = [module.training for module in classifier.model.modules() if isinstance(module, torch.nn.Dropout)]
+        moved = any(not value.equal(before[name]) for name, value in classifier.model.named_parameters())
+        kept = {key: group[key] for key in ("lr", "weight_decay", "betas", "eps")}
+        seen.append({**kept, "dropping": all(dropping) and bool(dropping), "moved": moved, "rows": len(labels)})
+        return found
+
+    monkeypatch.setattr(finetune, "_update", updated)
+    train(settings(work, tmp_path / "D", epochs=2, warmup=0.25))
+    assert [step["lr"] for step in seen] == [finetune.learning_rate(1e-2, step, 24, 0.25) for step in range(24)]
+    assert len({step["lr"] for step in seen}) > 12 and all(step["dropping"] and step["moved"] and step["rows"] == 8 for step in seen)
+    # KLUE's own fine-tuning: no weight decay, eps 1e-8
+    assert {(step["weight_decay"], step["betas"], step["eps"]) for step in seen} == {(0.0, (0.9, 0.999), 1e-8)}
+
+
+def test_a_seed_is_its_own_head_and_its_own_order(work):
+    heads = [new_classifier(str(work / "seed"), "untyped", 64, seed)[0].model.classifier.weight for seed in (0, 0, 1)]
+    assert heads[0].equal(heads[1]) and not heads[0].equal(heads[2])
+    orders = [np.concatenate(finetune.epoch_batches([9] * 96, 8, seed, epoch)).tolist() for seed, epoch in ((0, 0), (0, 0), (1, 0), (0, 1))]
+    assert orders[0] == orders[1] and orders[0] != orders[2] and orders[0] != orders[3]
 
 
 def test_hold_out_takes_whole_sentences_and_always_the_same(work):
@@ -651,7 +683,10 @@ def test_blanks_are_filled_and_mistakes_told(work, tmp_path, monkeypatch, capsys
     best = model(**given).logits[0].argmax(-1)[given["input_ids"][0] == tokenizer.mask_token_id]
     said = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
     assert said == tokenizer.convert_ids_to_tokens(best.tolist()) and len(said) == 2
+    tuned = tmp_path / "tuned"
+    save_classifier(new_classifier(str(seed), "untyped", 64, 0)[0], tuned)  # no masked language model any more
     for words, arguments in (
+        ("expected a masked language model", ("--model", tuned, "[MASK] 태어났다")),
         ("--top -1", ("--model", seed, "--top", -1, "[MASK]")),
         ("--model", ("--model", broken, "[MASK]")),
         ("expected [MASK]", ("--model", seed, "태어났다")),
@@ -709,6 +744,10 @@ def test_comparison_makes_a_table_and_goes_on(work, tmp_path):
         key: rows[3][key] for key in ("sentence", "subject_entity", "object_entity")
     }
     recipe["train_file"].write_text(json.dumps(rows), encoding="utf-8")
+    (copied(work / "seed", tmp_path / "broken") / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="broken"):  # before the first is trained
+        compare({"a": str(work / "seed"), "b": str(tmp_path / "broken")}, [0], tmp_path / "B", recipe)
+    assert not (tmp_path / "B").exists()
     written = compare(models_, [0, 1], tmp_path / "C", recipe, both_conflicts=True)
     table = json.loads((tmp_path / "C" / "table.json").read_text(encoding="utf-8"))
     assert list(table["models"]) == ["a", "a without conflicts", "b", "b without conflicts"]
@@ -782,7 +821,7 @@ def test_recipes_say_what_the_sources_say_and_flags_come_first(work, tmp_path):
     assert [used[key] for key in ("epochs", "learning_rate", "warmup", "batch_size")] == [1, 0.01, 0.5, 32]
 
 
-def test_tensorboard_shows_the_evaluation(work, trained):
+def test_tensorboard_shows_the_evaluation(work, trained, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0})
@@ -794,6 +833,12 @@ def test_tensorboard_shows_the_evaluation(work, trained):
     )
     report = json.loads((trained / "report.json").read_text(encoding="utf-8"))
     assert [event.value for event in events.Scalars("eval/micro_f1")][-1] == pytest.approx(report["micro_f1"], rel=1e-5)
+    again = shutil.copytree(trained, tmp_path / "D")  # finished, and asked for another file's scores
+    (tmp_path / "other.json").write_text(json.dumps(invented_rows(30, 9)), encoding="utf-8")
+    train(settings(work, again, eval_file=tmp_path / "other.json"))
+    later = EventAccumulator(str(again / "tensorboard"), size_guidance={"images": 0})
+    later.Reload()
+    assert [len(board.Images("evaluation/confusion")) for board in (events, later)] == [1, 2]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
@@ -850,6 +895,15 @@ def test_predict_asks_for_the_types_that_the_model_reads(work, tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", [*sentence, "--types", "PER", "LOC"])
     runpy.run_path(str(REPOSITORY / "trainer" / "klue_re.py"), run_name="__main__")
     assert capsys.readouterr().out.startswith("(가람, ")
+    rows = [{**row, "label": None, "guid": None} for row in invented_rows(2, 0)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", [*sentence[:4], "--data", str(tmp_path / "rows.json")])
+    runpy.run_path(str(REPOSITORY / "trainer" / "klue_re.py"), run_name="__main__")
+    assert capsys.readouterr().out.count("\t") == 2
+    monkeypatch.setattr(sys, "argv", [*sentence, "--data", str(tmp_path / "rows.json")])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(REPOSITORY / "trainer" / "klue_re.py"), run_name="__main__")
+    assert "found both" in capsys.readouterr().err
 
 
 def test_command_with_bad_rows(work, tmp_path):

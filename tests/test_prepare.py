@@ -131,8 +131,9 @@ def test_same_bytes_whatever_the_workers(
     assert "already there" in capsys.readouterr().out
     changes = (
         ("--seed", 1), ("--vocab-size", 199), ("--model-type", "bpe"), ("--character-coverage", 0.99), ("--byte-fallback",),
-        ("--valid-sentences", 5), ("--test-sentences", 5), ("--max-train-sentences", 50), ("--token-dtype", "int32"), ("--splitter", "lines"),
-        ("--min-characters", 3), ("--max-characters", 300), ("--script", "hangul"), ("--keep-duplicates",), ("--exclude", text_file),
+        ("--valid-sentences", 5), ("--test-sentences", 5), ("--max-train-sentences", 50), ("--token-dtype", "int32"),
+        ("--splitter", "lines"), ("--min-characters", 3), ("--max-characters", 300), ("--script", "hangul"), ("--keep-duplicates",),
+        ("--exclude", text_file),
         ("--input", text_file, text_file),
     )  # fmt: skip
     names = [changed[0][2:].replace("-", "_").replace("input", "inputs") for changed in changes]

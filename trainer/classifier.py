@@ -83,8 +83,8 @@ def new_classifier(source: str, input_format: str, max_length: int, seed: int, h
     Returns it with the names of the newly initialised parameters. max_length is cut to what the position embeddings hold.
     Raises UserError where the source is no model with a tokenizer.
     """
-    config = _load_config(source)  # first: a tokenizer's errors about it say less
-    tokenizer = _load_tokenizer(source)
+    config = load_config(source)  # first: a tokenizer's errors about it say less
+    tokenizer = load_tokenizer(source)
     torch.manual_seed(seed)
     label2id = {label: n for n, label in enumerate(LABELS)}
     theirs = {str(label): int(n) for n, label in (config.id2label or {}).items()}
@@ -111,9 +111,9 @@ def load_classifier(source: str) -> Classifier:
 
     Raises UserError where the source is no model with a tokenizer, its labels are not KLUE-RE's, or its tokenizer lacks the markers.
     """
-    config = _load_config(source)
+    config = load_config(source)
     class_of = _classes_of_labels(config.id2label or {}, source)
-    tokenizer = _load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     reading = getattr(config, "klue_re", None) or {"input_format": "untyped", "max_length": DEFAULT_MAX_LENGTH}
     known = reading if isinstance(reading, dict) else {}
     input_format, max_length, head = known.get("input_format"), known.get("max_length"), known.get("head", "cls")
@@ -253,7 +253,7 @@ def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     return limit
 
 
-def _load_config(source: str) -> transformers.PretrainedConfig:
+def load_config(source: str) -> transformers.PretrainedConfig:
     check_source(source)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -263,7 +263,7 @@ def _load_config(source: str) -> transformers.PretrainedConfig:
         ) from None
 
 
-def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     check_source(source)
     folder = Path(source)
     # transformers makes up an empty tokenizer for a folder that has only a config.json, so that we look ourselves.
@@ -309,7 +309,7 @@ def _settle_special_ids(config: transformers.PretrainedConfig, tokenizer: PreTra
 
 def _load_model(source: str, head: str, **settings: object) -> tuple[PreTrainedModel, dict]:
     """The model that carries the head, and transformers' account of the loading."""
-    config = _load_config(source)
+    config = load_config(source)
     # BigBird's sparse attention would come and go with the longest row of a batch, and draws at random where it looks: a row's scores
     # would depend on its neighbours. Rows of KLUE's length are below its threshold anyway.
     if getattr(config, "attention_type", None) == "block_sparse":

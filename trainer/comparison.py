@@ -12,7 +12,7 @@ import numpy as np
 
 from data_tools import aside
 from data_tools.errors import UserError
-from trainer.classifier import check_source
+from trainer.classifier import check_source, load_config, load_tokenizer
 from trainer.comparison_table import as_latex, as_markdown, draw
 from trainer.finetune import train
 from trainer.relations import LABELS
@@ -65,6 +65,8 @@ def compare(
         if both_conflicts:
             arms.append(Arm(f"{name} without conflicts", source, output_dir / name / "without-conflicts", {"conflicts": "drop"}))
         check_source(source)
+        load_config(source)
+        load_tokenizer(source)
     runs = [  # all before the first, for mistakes to show at once; seeds outermost, for an interrupted comparison to see every model
         (arm.name, Settings(model=arm.source, output_dir=arm.folder / f"seed-{seed}", seed=seed, **{**recipe, **arm.conflicts}))
         for seed in seeds

@@ -74,7 +74,9 @@ def _cells(table: dict[str, Any], plus_minus: str) -> list[list[str]]:
 
 
 def _caption(table: dict[str, Any]) -> str:
-    return f"KLUE-RE, {table['num_examples']:,} rows of {Path(table['data']).name}; {table['selection']}; mean and standard deviation."
+    several = any(len(model["runs"]) > 1 for model in table["models"].values())
+    told = "mean and standard deviation" if several else "one seed"
+    return f"KLUE-RE, {table['num_examples']:,} rows of {Path(table['data']).name}; {table['selection']}; {told}."
 
 
 def _row(cells: list[str]) -> str:

@@ -35,12 +35,7 @@ def evaluate(
             raise UserError(f"{flag} {path}: expected a file of its own, found that of {taken[path.resolve()]}; name another")
         if path:
             taken[path.resolve()] = flag
-    rows, sha256 = read_relations(data), sha256_of(data)
-    classifier = load_classifier(model)
-    classifier.model.to(pick_device())  # type: ignore[arg-type]
-    encoded = encode_rows(classifier, rows, str(data))
-    probabilities = predict_probabilities(classifier, encoded, progress=True)
-    scores = report_on(classifier, model, (data, sha256), np.array([row.label for row in rows]), probabilities, encoded.num_cut)
+    rows, probabilities, scores = score(model, data)
     if predictions:
         scores["predictions_sha256"] = write_predictions(predictions, rows, probabilities)
     if page:
@@ -48,6 +43,17 @@ def evaluate(
     if report:
         write_report(report, scores)
     return scores
+
+
+def score(model: str, data: Path) -> tuple[list[Relation], np.ndarray, dict[str, Any]]:
+    """(rows, their (rows, 30) probabilities, `report_on` them) of a fine-tuned model on a file. Raises UserError."""
+    rows, sha256 = read_relations(data), sha256_of(data)
+    classifier = load_classifier(model)
+    classifier.model.to(pick_device())  # type: ignore[arg-type]
+    encoded = encode_rows(classifier, rows, str(data))
+    probabilities = predict_probabilities(classifier, encoded, progress=True)
+    labels = np.array([row.label for row in rows])
+    return rows, probabilities, report_on(classifier, model, (data, sha256), labels, probabilities, encoded.num_cut)
 
 
 def report_on(

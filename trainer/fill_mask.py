@@ -22,14 +22,20 @@ def main() -> None:
     from trainer.classifier import length_limit
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # its loading report; what it would say is checked below
     try:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False)
-        model = AutoModelForMaskedLM.from_pretrained(arguments.model, use_safetensors=True, trust_remote_code=False).eval()
+        model, loading = AutoModelForMaskedLM.from_pretrained(
+            arguments.model, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
     except Exception as error:  # the library raises whatever the parser of that kind of file raises
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"--model {arguments.model}: expected an exported model with its tokenizer: {reason}") from None
     if tokenizer.mask_token is None:
         raise UserError(f"--model {arguments.model}: expected a tokenizer with a mask token, found none; give a model that `xpt.py` made")
+    if missing := sorted(loading["missing_keys"]):  # they would be drawn at random, and answer
+        raise UserError(f"--model {arguments.model}: expected a masked language model, found no weights for {missing[0]}; name an export")
+    model.eval()
     limit = length_limit(model, tokenizer)
     for sentence in arguments.sentences:
         if has_lone_surrogate(sentence):  # what Python makes of bytes that are not UTF-8

@@ -40,7 +40,7 @@ from trainer.classifier import (
     save_classifier,
 )
 from trainer.diary import Diary
-from trainer.evaluation import evaluate, is_scored_on, report_on, summary, write_predictions, write_report
+from trainer.evaluation import is_scored_on, report_on, score, summary, write_predictions, write_report
 from trainer.journal import read_rows
 from trainer.markers import EncodedRelations
 from trainer.masking import dropout_seed
@@ -114,7 +114,7 @@ def train(settings: Settings) -> None:
         report = report_on(classifier, str(output), data, eval_data.labels, probabilities, eval_data.encoded.num_cut)
         report["predictions_sha256"] = write_predictions(output / "predictions.jsonl", eval_rows, probabilities)
         write_report(output / "report.json", report)
-        draw_evaluation(output / "tensorboard", step, eval_rows, probabilities, report)
+        draw_evaluation(output / "tensorboard", best["step"] if best else step, eval_rows, probabilities, report)
         tail += f"; on {settings.eval_file}: micro-F1 {report['micro_f1']:.2f}, AUPRC {report['auprc']:.2f}"
     save_classifier(classifier, output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
@@ -124,10 +124,13 @@ def train(settings: Settings) -> None:
 
 def _score_finished(output: Path, eval_file: Path) -> None:
     """Write the scores on a file that the finished run was not scored on."""
-    report = evaluate(str(output), eval_file, predictions=output / "predictions.jsonl")
+    rows, probabilities, report = score(str(output), eval_file)
+    report["predictions_sha256"] = write_predictions(output / "predictions.jsonl", rows, probabilities)
     seconds = [row["seconds"] for row in read_rows(output / "metrics.jsonl") if "seconds" in row]
     report.setdefault("training_seconds", seconds[-1] if seconds else 0.0)  # a model of an earlier version does not say it itself
     write_report(output / "report.json", report)
+    steps = [row["step"] for row in read_rows(output / "metrics.jsonl")]
+    draw_evaluation(output / "tensorboard", steps[-1] if steps else 0, rows, probabilities, report)
     print(summary(report))
 
 

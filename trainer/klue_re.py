@@ -63,6 +63,8 @@ def _print_triples(arguments: argparse.Namespace) -> None:
     words = (arguments.sentence, arguments.subject, arguments.object)
     if arguments.data is None and None in words:
         raise UserError("expected --data FILE, or --sentence, --subject and --object together")
+    if arguments.data is not None and any((*words, arguments.types)):
+        raise UserError("expected --data FILE alone, or --sentence, --subject and --object without it, found both; leave one out")
     rows = (
         [one_row(*words, arguments.types or ("PER", "ORG"))] if arguments.data is None else read_relations(arguments.data, labelled=False)
     )

@@ -147,7 +147,9 @@ def _curves(labels: np.ndarray, probabilities: np.ndarray) -> str:
     for label in np.argsort(-counts)[:NUM_CURVES]:
         if counts[label]:
             precision, recall, _ = precision_recall_curve(labels == label, probabilities[:, label])
-            keep = np.unique(np.linspace(0, len(recall) - 1, 200).astype(int))
+            # Evenly over recall: evenly over thresholds nearly all points would lie at the end of a relation with few rows.
+            even = np.searchsorted(-recall, -np.linspace(0, 1, 200)).clip(max=len(recall) - 1)
+            keep = np.unique([0, *even, len(recall) - 1])
             charts.append(
                 _chart(f"{LABELS[label]} ({counts[label]})", _line(recall[keep], precision[keep], "#5b8bd6"), "recall", "precision")
             )

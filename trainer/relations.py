@@ -74,7 +74,7 @@ class Relation:
 def read_relations(path: Path, labelled: bool = True) -> list[Relation]:
     """Read and check every row of a KLUE-RE file, in the file's order.
 
-    labelled: whether guid and label must be there; without, a missing guid is the row's number and a missing label no_relation.
+    labelled: whether guid and label must be there; without, a guid that is missing or null is the row's number, and the label no_relation.
     Raises UserError once for the whole file: all its problems up to MAX_PROBLEMS_SHOWN, each with row number (from 1), guid and field.
     """
     label_numbers = {label: number for number, label in enumerate(LABELS)}
@@ -82,7 +82,7 @@ def read_relations(path: Path, labelled: bool = True) -> list[Relation]:
     problems: list[str] = []
     for number, (where, item) in enumerate(_read_items(path), start=1):
         if not labelled and isinstance(item, dict):
-            item = {"guid": str(number), "label": NO_RELATION, **item}
+            item = {"guid": str(number), "label": NO_RELATION, **{key: value for key, value in item.items() if value is not None}}
         row_problems = [f"{where}: {item}"] if isinstance(item, ValueError) else [f"{where}{p}" for p in _problems_of(item)]
         if row_problems:
             problems += row_problems

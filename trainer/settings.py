@@ -137,7 +137,8 @@ def _identity(settings: Settings) -> dict[str, Any]:
     identity = {k: v for k, v in dataclasses.asdict(settings).items() if k not in ("output_dir", "eval_file", "train_file", "model")}
     folder = Path(settings.model)
     kinds = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model", "*.spm")  # weights, configuration, every kind of tokenizer
-    files = sorted(path for kind in kinds for path in folder.glob(kind))
+    told = ("report.json", "settings.json", "table.json")  # what was found out about it, or how it came about
+    files = sorted(path for kind in kinds for path in folder.glob(kind) if path.name not in told)
     model = f"contents {_digest(files)}" if files else settings.model
     with open(settings.train_file, "rb") as file:
         rows = hashlib.file_digest(file, "sha256").hexdigest()[:16]
