@@ -58,6 +58,12 @@ def final(record: Record) -> float:
     return float(record["curve"][-1][2])
 
 
+def after_first_stage(record: Record) -> float | None:
+    """Validation loss at the end of the first stage; None for a run of one."""
+    first = [point[2] for point in record["curve"] if point[1] == record["curve"][0][1]]
+    return None if len(first) == len(record["curve"]) else float(first[-1])
+
+
 def scores_at_the_end(seeds: list[Record]) -> dict[int, float]:
     """{seed: KLUE-RE micro-F1 after all tokens}, of the seeds that have it."""
     return {record["seed"]: row["micro_f1"] for record in seeds for row in record["klue_re"] if row["tokens"] == record["tokens"]}
@@ -130,8 +136,9 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
     scored = any(record["klue_re"] for found in rows.values() for record in found)
     begun = name != "main" and any(row["tokens"] == 0 for found in rows.values() for record in found for row in record["klue_re"])
     tested = any("test_loss" in record for found in rows.values() for record in found)
+    staged = any(after_first_stage(record) is not None for found in rows.values() for record in found)
     reference = rows.get(COMPARED_WITH.get(name, ""))
-    head = [name, "seeds", "tokens", "validation loss", "perplexity", *["test loss"] * tested]
+    head = [name, "seeds", "tokens", *["after stage 1"] * staged, "validation loss", "perplexity", *["test loss"] * tested]
     head += [*["difference"] * bool(reference), *["nats a character"] * pieces, *["micro-F1 before"] * begun, *["micro-F1"] * scored]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
 
@@ -147,6 +154,8 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
             str(len(found)),
             f"{found[0]['tokens'] / 1e6:.2g}M",
         ]
+        if staged:
+            entries.append(spread([loss for loss in map(after_first_stage, found) if loss is not None]))
         entries += [spread(losses), f"{math.exp(statistics.mean(losses)):,.1f}"]
         if tested:
             entries.append(of_some([record["test_loss"] for record in found if "test_loss" in record], len(found)))

@@ -94,11 +94,15 @@ def probe(run: Path, lexicon: Path) -> dict[str, Any]:
 
 
 def test_loss(model_folder: Path, corpus_path: Path) -> float:
-    """Of an exported model, by transformers alone in fp32: cross-entropy of the hidden tokens of TEST_BLOCKS blocks spread over the test
-    split, of which nothing was chosen. 15 % are hidden, whatever the run hid."""
+    """`loss_on_test` of an exported model."""
     transformers_logging.disable_progress_bar()
+    return loss_on_test(AutoModelForMaskedLM.from_pretrained(model_folder).eval(), AutoTokenizer.from_pretrained(model_folder), corpus_path)
+
+
+def loss_on_test(model: Any, tokenizer: Any, corpus_path: Path) -> float:
+    """By transformers alone in fp32: cross-entropy of the hidden tokens of TEST_BLOCKS blocks spread over the test split, of which
+    nothing was chosen. 15 % are hidden, whatever the run hid."""
     torch.set_num_threads(1)
-    model, tokenizer = AutoModelForMaskedLM.from_pretrained(model_folder).eval(), AutoTokenizer.from_pretrained(model_folder)
     blocks = ContiguousBlocks(Corpus.open(corpus_path).split("test"), 128, SpecialIds.of(tokenizer), Masking(), 0)
     chosen = np.arange(TEST_BLOCKS) * blocks.num_blocks // TEST_BLOCKS
     losses, count = 0.0, 0

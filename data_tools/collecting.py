@@ -16,7 +16,7 @@ from data_tools.corpus import sha256_of
 from data_tools.errors import UserError
 from data_tools.exclusions import read_exclusions
 from data_tools.filters import SentenceFilter
-from data_tools.hub import is_dataset, read_dataset
+from data_tools.hub import is_dataset, local_content, read_dataset
 from data_tools.sentences import make_splitter
 from data_tools.sources import Document, list_files, read_documents, relative_name
 from data_tools.splits import TRAIN
@@ -43,7 +43,7 @@ def describe_sentences(options: argparse.Namespace, inputs: list[Path | str]) ->
     """What decides the sentences: settings, and files by content."""
     folders = [Path(name) for name in options.input if not is_dataset(name)]
     described = [
-        {"name": file}
+        {"name": file, **local_content(file)}
         if isinstance(file, str)
         else {"name": relative_name(file, folders), "bytes": file.stat().st_size, "sha256": sha256_of(file)}
         for file in tqdm(inputs, desc="inputs", disable=not sys.stderr.isatty(), leave=False)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_tools.corpus import sha256_of
 from data_tools.errors import UserError
 from data_tools.sources import Document
 
@@ -37,6 +38,17 @@ def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
             f"--input {name}: `datasets` cannot read it ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
             "expected hf:DATASET[:CONFIG], a hub id or a local folder."
         ) from error
+
+
+def local_content(name: str) -> dict[str, str]:
+    """What tells one state of a local dataset folder from another; nothing of a dataset on the hub, which is known by its name only."""
+    folder = Path(name.removeprefix(PREFIX).partition(":")[0])
+    if not folder.is_dir():
+        return {}
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\0".encode("utf-8", "surrogateescape"))
+    return {"sha256": digest.hexdigest()}
 
 
 def is_dataset(name: str | Path) -> bool:

@@ -231,6 +231,9 @@ def test_the_report_says_what_the_records_say() -> None:
         "| scratch | 3 | 4M | 5.333 ± 0.577 | 207.1 | 5.500 (of 1) | 22.00 ± 2.00 |",
     ]
     assert "| xpt | micro-F1 | 32.00, 30.00 | 52.00, 50.00 |" in evidence_report.scores_table(records)
+    staged = record("itl.none", 0, [9, 8, 7, 6, 5], [])
+    staged["curve"] = [[step, "adapt" if step < 300 else "all", loss] for step, _, loss in staged["curve"]]
+    assert "| none | 1 | 4M | 7.000 | 5.000 |" in evidence_report.table("itl", {"itl.none": [staged]})
     text = "Words.\n<!-- make results: hypotheses -->\nold\nolder\n<!-- end -->\nMore.\n"
     assert evidence_report.rendered(text, records) == text.replace("old\nolder", evidence_report.hypotheses(records))
 

@@ -206,6 +206,27 @@ def test_killed_while_the_model_is_saved(work, trained, tmp_path, monkeypatch):
     assert report["auprc"] == json.loads((trained / "report.json").read_text(encoding="utf-8"))["auprc"]
 
 
+def test_an_interrupted_run_has_no_curve_of_two_evaluation_files(work, tmp_path, monkeypatch, capsys):
+    update, seen = finetune._update, []
+
+    def dying_update(*arguments):
+        seen.append(1)
+        if len(seen) == 14:
+            raise KeyboardInterrupt
+        return update(*arguments)
+
+    monkeypatch.setattr(finetune, "_update", dying_update)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(work, tmp_path / "D", epochs=2))
+    assert "eval_micro_f1" in read_rows(tmp_path / "D" / "metrics.jsonl")[-1]
+    (tmp_path / "other.json").write_text(json.dumps(invented_rows(30, 9)), encoding="utf-8")
+    capsys.readouterr()
+    train(settings(work, tmp_path / "D", epochs=2, eval_file=tmp_path / "other.json"))
+    rows = read_rows(tmp_path / "D" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "eval_micro_f1" in row] == [24] and {12, 24} <= {row["step"] for row in rows}
+    assert "begun with another --eval-file" in capsys.readouterr().out
+
+
 def test_saves_within_an_epoch_when_it_is_long(work, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "SAVE_SECONDS", -1)
     monkeypatch.setattr(finetune, "LOG_STEPS", 7)

@@ -624,6 +624,8 @@ def test_a_dataset_folder_is_read_in_streaming_mode(tmp_path: Path) -> None:
     assert Corpus.open(tmp_path / "hf").fingerprint == Corpus.open(tmp_path / "file").fingerprint
     assert len(next(iter(Corpus.open(tmp_path / "hf").manifest["datasets_sha256"].values()))) == 64
     (tmp_path / "data" / "train.jsonl").write_text(json.dumps({"title": "x", "text": None}) + "\n" + rows)
+    with pytest.raises(UserError, match="differs in inputs"):  # a row more, in a folder of the same name
+        run("--input", f"hf:{tmp_path / 'data'}", "--output-dir", tmp_path / "hf", "--vocab-size", 200, "--workers", 1)
     run("--input", f"hf:{tmp_path / 'data'}", "--output-dir", tmp_path / "null", "--vocab-size", 200, "--workers", 1)
     again = Corpus.open(tmp_path / "null")
     assert again.fingerprint == Corpus.open(tmp_path / "hf").fingerprint and again.manifest["documents"]["without_sentences"] == 1

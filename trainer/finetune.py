@@ -14,6 +14,7 @@ weights on disk, two of them stay, and a third is there while it is written. Bat
 """
 
 import hashlib
+import json
 import math
 import shutil
 import time
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_tools import lock
+from data_tools import aside, lock
 from data_tools.corpus import sha256_of
 from data_tools.errors import RunError, UserError
 from trainer import checkpoint as checkpoints
@@ -97,6 +98,7 @@ def train(settings: Settings) -> None:
     held_data = _encode(held_rows, classifier, f"{settings.train_file}, hold-out") if held_rows else None
     eval_data = _encode(eval_rows, classifier, str(settings.eval_file)) if settings.eval_file else None
     selection = f"best of {settings.epochs} epochs on a hold-out of {len(held_rows)} rows" if held_rows else "last epoch"
+    _forget_other_scores(output, eval_sha256)
     claim_output(settings, selection)  # only now: a start that failed above leaves nothing behind
     parameters = sum(p.numel() for p in classifier.model.parameters())
     print(_plan(settings, classifier, fresh, parameters, device, len(train_rows)), flush=True)
@@ -132,6 +134,17 @@ def _score_finished(output: Path, eval_file: Path) -> None:
     steps = [row["step"] for row in read_rows(output / "metrics.jsonl")]
     draw_evaluation(output / "tensorboard", steps[-1] if steps else 0, rows, probabilities, report)
     print(summary(report))
+
+
+def _forget_other_scores(output: Path, eval_sha256: str) -> None:
+    """Take the scores on another evaluation file out of an interrupted run's metrics.jsonl, and say so: they would look like one curve."""
+    path, metrics = output / "settings.json", output / "metrics.jsonl"
+    theirs = json.loads(path.read_text(encoding="utf-8")).get("eval_file_sha256") if path.is_file() else None
+    if theirs is None or theirs == eval_sha256 or not metrics.is_file():
+        return
+    rows = [{key: value for key, value in row.items() if not key.startswith("eval_")} for row in read_rows(metrics)]
+    aside.write_text(metrics, "".join(json.dumps(row) + "\n" for row in rows))
+    print(f"{output}: begun with another --eval-file; its scores are taken out of metrics.jsonl, TensorBoard's until here are of that file")
 
 
 def split_hold_out(rows: Sequence[Relation], share: float) -> tuple[list[Relation], list[Relation]]:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from data_tools import aside, lock
+from data_tools.corpus import sha256_of
 from data_tools.errors import UserError
 
 INPUT_FORMATS = ("untyped", "typed", "typed-punct", "none")
@@ -121,6 +122,8 @@ def claim_output(settings: Settings, selection: str) -> None:
     path = settings.output_dir / "settings.json"
     # For people; not compared.
     given = {"model_given": settings.model, "train_file_given": str(settings.train_file), "selection": selection}
+    if settings.eval_file:
+        given["eval_file_sha256"] = sha256_of(settings.eval_file)
     try:
         lock.hold(path.parent)
         if path.is_file():  # another process's, made since we looked, or ours that goes on
