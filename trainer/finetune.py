@@ -75,13 +75,14 @@ def train(settings: Settings) -> None:
     output = settings.output_dir
     train_rows = read_relations(settings.train_file)
     conflicting = conflicting_rows(train_rows)
+    contradicting = {id(train_rows[number]) for number in conflicting}
+    held_rows: list[Relation] = []
+    if settings.hold_out is not None:  # of all rows, so that runs with and without those that contradict each other hold out the same
+        train_rows, held_rows = split_hold_out(train_rows, settings.hold_out)
     if settings.conflicts == "drop":
-        train_rows = [row for number, row in enumerate(train_rows) if number not in conflicting]
+        train_rows = [row for row in train_rows if id(row) not in contradicting]
         if not train_rows:
             raise UserError(f"--conflicts drop: {settings.train_file}: every row contradicts another; keep them, or give another file")
-    held_rows: list[Relation] = []
-    if settings.hold_out is not None:
-        train_rows, held_rows = split_hold_out(train_rows, settings.hold_out)
     eval_rows = read_relations(settings.eval_file) if settings.eval_file else []
     eval_sha256 = sha256_of(settings.eval_file) if settings.eval_file else ""
     check_output(settings)
