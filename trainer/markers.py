@@ -7,9 +7,9 @@ Formats, shown for subject 김철수 (PER) and object 서울 (LOC) in `김철수
     typed-punct   @*사람* 김철수@는 #^장소^ 서울#에서                 plain text (Zhou & Chen 2022), no added token
     none          김철수는 서울에서
 
-Markers go in exactly at the offsets, and every token behind an end marker keeps what the sentence says about spaces. An end marker cuts a word in two, and
-many tokenizers read what follows as the start of a word: as the official preprocessing does, that token is glued on again (see
-`_Glue`). An opening marker hides the word start of the entity from tokenizers that look only at the space before it: where the
+Markers go in exactly at the offsets, and every token behind an end marker keeps what the sentence says about spaces. An end marker cuts
+a word in two, and many tokenizers read what follows as the start of a word: as the official preprocessing does, that token is glued on
+again (see `_Glue`). An opening marker hides the word start of the entity from tokenizers that look only at the space before it: where the
 entity begins a word, a space goes behind the marker. To tokenizers that see a word start there anyway it changes nothing; inside a word
 they see one, too, as with KLUE's own preprocessing.
 """
