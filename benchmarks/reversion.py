@@ -24,9 +24,9 @@ def reversions(before: Path, after: Path, corpus: Path) -> dict[str, float]:
     tokenizer = AutoTokenizer.from_pretrained(after)
     start, end = (dict(given.named_parameters()) for given in (old, model))
     learned = {name: value.detach().clone() for name, value in end.items()}
-    layers = model.config.num_hidden_layers
-    parts = split_parts({name: tuple(value.shape) for name, value in end.items()}, architecture_of(model.config), layers, "both")
-    first = {name for name in parts.itl if f"{architecture_of(model.config).layer}0." in name}
+    architecture, layers = architecture_of(model.config), model.config.num_hidden_layers
+    parts = split_parts({name: tuple(value.shape) for name, value in end.items()}, architecture, layers, "both")
+    first = {name for name in parts.itl if architecture.layer_of(name) == 0}
     groups = {
         "nothing": (), "embeddings and output": parts.embeddings, "head": parts.head, "first adaptation layer": first,
         "last adaptation layer": set(parts.itl) - first, "encoder": [name for names in parts.layers for name in names],

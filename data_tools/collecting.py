@@ -55,11 +55,14 @@ def describe_sentences(options: argparse.Namespace, inputs: list[Path | str]) ->
     return {name: getattr(options, name) for name in SETTINGS} | {"exclude": excluded, "inputs": described}
 
 
-def describe_found(facts: dict[str, Any]) -> str:
-    """What became of the sentences, for people."""
+def tell_found(options: argparse.Namespace, num_inputs: int, spool: Spool, facts: dict[str, Any]) -> None:
+    """Print what became of the sentences. Raises UserError when none is left."""
     counts = facts["sentences"]
     left_out = [f"{reason} {count:,}" for reason, count in counts.items() if reason != "found" and count]
-    return f"{counts['found']:,} sentences" + (f", left out of them: {', '.join(left_out)}" if left_out else "")
+    found = f"{counts['found']:,} sentences" + (f", left out of them: {', '.join(left_out)}" if left_out else "")
+    if not spool.kept.any():
+        raise UserError(f"--input {' '.join(options.input)}: expected text, found {found} in {num_inputs} file(s).")
+    print(found, flush=True)
 
 
 def spool_sentences(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data_tools import corpus as corpora
 from data_tools import lock
-from data_tools.collecting import describe_found, describe_sentences, list_inputs, sample_sentences, spool_sentences
+from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences, tell_found
 from data_tools.encoding import Block, encode_block
 from data_tools.errors import UserError, run_command
 from data_tools.mmididx import IndexedDatasetWriter
@@ -76,19 +76,17 @@ def prepare(options: argparse.Namespace) -> None:
     settings = describe_settings(options, described)
     output_dir = options.output_dir
     work = Work(output_dir / WORK_NAME)
-    begun = is_already_there(output_dir, settings)
-    if not begun or work.path.exists():
+    finished = is_already_there(output_dir, settings)
+    if not finished or work.path.exists():  # one that was killed at its very end, or another process's
         lock.hold(work.path)
-    if begun or is_already_there(output_dir, settings):
+    if finished or is_already_there(output_dir, settings):
         print(f"{output_dir}: a corpus of these inputs and settings is already there; nothing to do")
         remove_work(work)
         return
     clear_remains(output_dir)
     spool, facts = spool_sentences(options, described, inputs, work)
+    tell_found(options, len(inputs), spool, facts)
     total = int(spool.num_sentences.sum())
-    if not total:
-        raise UserError(f"--input {' '.join(options.input)}: expected text, found {describe_found(facts)} in {len(inputs)} file(s).")
-    print(describe_found(facts), flush=True)
     valid, test, facts["notices"] = held_out_sizes(total, options.valid_sentences, options.test_sentences)
     splits = np.full(len(spool.num_sentences), UNUSED, np.uint8)  # of documents that are nothing but duplicates
     whole = spool.num_sentences > 0

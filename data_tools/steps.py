@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.collecting import describe_found, describe_sentences, list_inputs, sample_sentences, spool_sentences
+from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences, tell_found
 from data_tools.errors import UserError, run_command
 from data_tools.options import add_input, add_sentences, add_vocabulary, check_numbers, fill_vocabulary, new_parser
 from data_tools.splits import TRAIN
@@ -27,9 +27,7 @@ def collect(options: argparse.Namespace, folder: Path) -> Spool:
     """The sentences of the inputs, in a temporary folder. Raises UserError when there are none."""
     inputs = list_inputs(options.input, besides=getattr(options, "output", None))
     spool, facts = spool_sentences(options, describe_sentences(options, inputs), inputs, Work(folder))
-    if not spool.kept.any():
-        raise UserError(f"--input {' '.join(options.input)}: expected text, found {describe_found(facts)} in {len(inputs)} file(s).")
-    print(describe_found(facts), flush=True)
+    tell_found(options, len(inputs), spool, facts)
     return spool
 
 

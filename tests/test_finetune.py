@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,21 +156,24 @@ def test_saved_folder_is_plain_hugging_face(trained):
     assert model.config.id2label[int(logits.argmax())] == "per:place_of_birth"
 
 
-@pytest.mark.parametrize("killed_at", [13, 20, 47])  # an epoch has 12 steps
-def test_interrupted_run_ends_as_the_uninterrupted_one(work, trained, tmp_path, monkeypatch, killed_at):
-    calls = 0
-    update = finetune._update
+def interrupted_at(call: int) -> Callable[..., Any]:
+    """finetune._update that breaks off, once, at that call of it."""
+    update, calls = finetune._update, count(1)
 
     def dying_update(*arguments):
-        nonlocal calls
-        calls += 1
-        if calls > killed_at:
+        if next(calls) == call:
             raise KeyboardInterrupt
         return update(*arguments)
 
+    return dying_update
+
+
+@pytest.mark.parametrize("killed_at", [13, 20, 47])  # an epoch has 12 steps
+def test_interrupted_run_ends_as_the_uninterrupted_one(work, trained, tmp_path, monkeypatch, killed_at):
+    update = finetune._update
     run = settings(work, tmp_path / "D")
     monkeypatch.setattr(finetune, "LOG_STEPS", 5)
-    monkeypatch.setattr(finetune, "_update", dying_update)
+    monkeypatch.setattr(finetune, "_update", interrupted_at(killed_at + 1))
     with pytest.raises(KeyboardInterrupt):
         train(run)
     saved = killed_at // 12 * 12
@@ -207,15 +212,7 @@ def test_killed_while_the_model_is_saved(work, trained, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_run_has_no_curve_of_two_evaluation_files(work, tmp_path, monkeypatch, capsys):
-    update, seen = finetune._update, []
-
-    def dying_update(*arguments):
-        seen.append(1)
-        if len(seen) == 14:
-            raise KeyboardInterrupt
-        return update(*arguments)
-
-    monkeypatch.setattr(finetune, "_update", dying_update)
+    monkeypatch.setattr(finetune, "_update", interrupted_at(14))
     with pytest.raises(KeyboardInterrupt):
         train(settings(work, tmp_path / "D", epochs=2))
     assert "eval_micro_f1" in read_rows(tmp_path / "D" / "metrics.jsonl")[-1]
@@ -230,15 +227,8 @@ def test_an_interrupted_run_has_no_curve_of_two_evaluation_files(work, tmp_path,
 def test_saves_within_an_epoch_when_it_is_long(work, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "SAVE_SECONDS", -1)
     monkeypatch.setattr(finetune, "LOG_STEPS", 7)
-    update, seen = finetune._update, []
-
-    def dying_update(*arguments):
-        seen.append(1)
-        if len(seen) == 16:
-            raise KeyboardInterrupt
-        return update(*arguments)
-
-    monkeypatch.setattr(finetune, "_update", dying_update)
+    update = finetune._update
+    monkeypatch.setattr(finetune, "_update", interrupted_at(16))
     with pytest.raises(KeyboardInterrupt):
         train(settings(work, tmp_path / "D"))
     assert (tmp_path / "D" / "checkpoints" / "step-14").is_dir()
@@ -289,7 +279,6 @@ def test_dropout_is_of_seed_and_step(work, tmp_path, monkeypatch):
 
 
 def test_an_update_is_adamw_with_dropout_at_the_scheduled_rate(work, tmp_path, monkeypatch):
-    """Without clipping at work (the norm is lowered to 1e-3) AdamW's first steps would not differ; so the gradients are looked at."""
     seen: list[dict] = []
     update = finetune._update
 

@@ -65,13 +65,14 @@ def compare(
         if both_conflicts:
             arms.append(Arm(f"{name} without conflicts", source, output_dir / name / "without-conflicts", {"conflicts": "drop"}))
         check_source(source)
-        load_config(source)
-        load_tokenizer(source)
     runs = [  # all before the first, for mistakes to show at once; seeds outermost, for an interrupted comparison to see every model
         (arm.name, Settings(model=arm.source, output_dir=arm.folder / f"seed-{seed}", seed=seed, **{**recipe, **arm.conflicts}))
         for seed in seeds
         for arm in arms
     ]
+    for source in dict.fromkeys(run.model for _, run in runs if not (run.output_dir / "config.json").is_file()):
+        load_config(source)
+        load_tokenizer(source)
     reports: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     for name, settings in runs:
         print(f"--- {name}, seed {settings.seed}", flush=True)

@@ -100,7 +100,7 @@ def train(settings: Settings) -> None:
     eval_data = _encode(eval_rows, classifier, str(settings.eval_file)) if settings.eval_file else None
     selection = f"best of {settings.epochs} epochs on a hold-out of {len(held_rows)} rows" if held_rows else "last epoch"
     _forget_other_scores(output, eval_sha256)
-    claim_output(settings, selection)  # only now: a start that failed above leaves nothing behind
+    claim_output(settings, selection, eval_sha256)  # only now: a start that failed above leaves nothing behind
     parameters = sum(p.numel() for p in classifier.model.parameters())
     print(_plan(settings, classifier, fresh, parameters, device, len(train_rows)), flush=True)
     counts = np.bincount(train_data.labels, minlength=len(LABELS)).tolist()
@@ -129,19 +129,19 @@ def _score_finished(output: Path, eval_file: Path) -> None:
     """Write the scores on a file that the finished run was not scored on."""
     rows, probabilities, report = score(str(output), eval_file)
     report["predictions_sha256"] = write_predictions(output / "predictions.jsonl", rows, probabilities)
-    seconds = [row["seconds"] for row in read_rows(output / "metrics.jsonl") if "seconds" in row]
+    logged = read_rows(output / "metrics.jsonl")
+    seconds = [row["seconds"] for row in logged if "seconds" in row]
     report.setdefault("training_seconds", seconds[-1] if seconds else 0.0)  # a model of an earlier version does not say it itself
     write_report(output / "report.json", report)
-    steps = [row["step"] for row in read_rows(output / "metrics.jsonl")]
-    draw_evaluation(output / "tensorboard", steps[-1] if steps else 0, rows, probabilities, report)
+    draw_evaluation(output / "tensorboard", logged[-1]["step"] if logged else 0, rows, probabilities, report)
     print(summary(report))
 
 
 def _forget_other_scores(output: Path, eval_sha256: str) -> None:
     """Take the scores on another evaluation file out of an interrupted run's metrics.jsonl, and say so: they would look like one curve."""
     path, metrics = output / "settings.json", output / "metrics.jsonl"
-    theirs = json.loads(path.read_text(encoding="utf-8")).get("eval_file_sha256") if path.is_file() else None
-    if theirs is None or theirs == eval_sha256 or not metrics.is_file():
+    theirs = json.loads(path.read_text(encoding="utf-8")).get("eval_sha256") if path.is_file() else None
+    if not theirs or not eval_sha256 or theirs == eval_sha256:
         return
     rows = [{key: value for key, value in row.items() if not key.startswith("eval_")} for row in read_rows(metrics)]
     aside.write_text(metrics, "".join(json.dumps(row) + "\n" for row in rows))

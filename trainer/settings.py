@@ -117,13 +117,16 @@ def check_output(settings: Settings) -> None:
         lock.hold(output)
 
 
-def claim_output(settings: Settings, selection: str) -> None:
-    """Make the output folder this run's own. selection: how the epoch is chosen."""
+def claim_output(settings: Settings, selection: str, eval_sha256: str) -> None:
+    """Make the output folder this run's own. selection: how the epoch is chosen. eval_sha256: of the evaluation file; empty without one."""
     path = settings.output_dir / "settings.json"
     # For people; not compared.
-    given = {"model_given": settings.model, "train_file_given": str(settings.train_file), "selection": selection}
-    if settings.eval_file:
-        given["eval_file_sha256"] = sha256_of(settings.eval_file)
+    given = {
+        "model_given": settings.model,
+        "train_file_given": str(settings.train_file),
+        "selection": selection,
+        "eval_sha256": eval_sha256,
+    }
     try:
         lock.hold(path.parent)
         if path.is_file():  # another process's, made since we looked, or ours that goes on
@@ -143,9 +146,7 @@ def _identity(settings: Settings) -> dict[str, Any]:
     told = ("report.json", "settings.json", "table.json")  # what was found out about it, or how it came about
     files = sorted(path for kind in kinds for path in folder.glob(kind) if path.name not in told)
     model = f"contents {_digest(files)}" if files else settings.model
-    with open(settings.train_file, "rb") as file:
-        rows = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return {"model": model, "train_file": f"contents {rows}", **identity}
+    return {"model": model, "train_file": f"contents {sha256_of(settings.train_file)[:16]}", **identity}
 
 
 def _digest(files: Sequence[Path]) -> str:
