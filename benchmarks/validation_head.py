@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.corpus import Corpus, fingerprint_of, sha256_of, write_manifest
+from data_tools.corpus import Corpus, fingerprint_of, write_manifest
+from data_tools.digest import sha256_of
 from data_tools.mmididx import IndexedDataset, IndexedDatasetWriter
 
 BLOCKS, PAYLOAD = 512, 126

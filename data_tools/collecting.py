@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_tools.corpus import sha256_of
+from data_tools.digest import sha256_of
 from data_tools.errors import UserError
 from data_tools.exclusions import read_exclusions
 from data_tools.filters import SentenceFilter

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import aside
+from data_tools.digest import sha256_of
 from data_tools.errors import UserError
 from data_tools.mmididx import IndexedDataset
 
@@ -106,12 +107,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Make the folder a corpus: write the manifest aside, then give it its name."""
     aside.write_text(path / MANIFEST_NAME, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fingerprint_of(outputs: dict[str, dict[str, Any]]) -> str:

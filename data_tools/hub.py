@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.corpus import sha256_of
+from data_tools.digest import sha256_of
 from data_tools.errors import UserError
 from data_tools.sources import Document
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from data_tools import corpus as corpora
 from data_tools import lock
 from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences, tell_found
+from data_tools.digest import sha256_of
 from data_tools.encoding import Block, encode_block
 from data_tools.errors import UserError, run_command
 from data_tools.mmididx import IndexedDatasetWriter
@@ -112,7 +113,7 @@ def describe_settings(options: argparse.Namespace, described: dict[str, Any]) ->
         "vocab_size", "model_type", "character_coverage", "byte_fallback", "valid_sentences", "test_sentences", "max_train_sentences",
         "token_dtype", "seed",
     )  # fmt: skip
-    tokenizer = corpora.sha256_of(options.tokenizer / MODEL_NAME) if options.tokenizer else None
+    tokenizer = sha256_of(options.tokenizer / MODEL_NAME) if options.tokenizer else None
     return {name: getattr(options, name) for name in names} | {"tokenizer_sha256": tokenizer} | described
 
 
@@ -210,7 +211,7 @@ def write_manifest(output_dir: Path, settings: dict[str, Any], facts: dict[str, 
     """The last step: from here on the folder is a corpus. No time, path or host stands in it: the same corpus, the same manifest."""
     files = [output_dir / f"{name}{end}" for name in corpora.SPLITS for end in (".bin", ".idx")]
     files += sorted((output_dir / corpora.TOKENIZER_NAME).iterdir())
-    outputs = {file.relative_to(output_dir).as_posix(): {"bytes": file.stat().st_size, "sha256": corpora.sha256_of(file)} for file in files}
+    outputs = {file.relative_to(output_dir).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files}
     manifest = {
         "format_version": corpora.FORMAT_VERSION,
         "fingerprint": corpora.fingerprint_of(outputs),

@@ -8,7 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
-from data_tools.corpus import FORMAT_VERSION, fingerprint_of, sha256_of
+from data_tools.corpus import FORMAT_VERSION, fingerprint_of
+from data_tools.digest import sha256_of
 from data_tools.mmididx import IndexedDatasetWriter
 
 RECIPE = """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_tools import aside
-from data_tools.corpus import sha256_of
+from data_tools.digest import sha256_of
 from data_tools.errors import UserError
 from trainer.classifier import Classifier, encode_rows, has_bf16, load_classifier, pick_device, predict_probabilities
 from trainer.relation_page import render

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from data_tools import aside, lock
-from data_tools.corpus import sha256_of
+from data_tools.digest import sha256_of
 from data_tools.errors import RunError, UserError
 from trainer import checkpoint as checkpoints
 from trainer.classifier import (

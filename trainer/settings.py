@@ -12,7 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from data_tools import aside, lock
-from data_tools.corpus import sha256_of
+from data_tools.digest import sha256_of
 from data_tools.errors import UserError
 
 INPUT_FORMATS = ("untyped", "typed", "typed-punct", "none")
