@@ -27,6 +27,7 @@ COMPARED_WITH = {
 }  # fmt: skip
 """The cell that a table's others differ from in one thing; it stands among them."""
 BESIDE = {
+    "rates": ["schedule.one-stage"],
     "knobs": ["rates.scratch-5e-4"],
     "paper": ["itl.both-random", "initialisation.random"],
     "late": ["main.scratch"],
