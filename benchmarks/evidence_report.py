@@ -34,6 +34,8 @@ BESIDE = {
     "data": ["rates.scratch-5e-4"],
 }
 """Cells of other tables that a table and its picture show, too."""
+BEST_CONSTANT = 12.54
+"""Micro-F1 of answering per:title to each of the 1,765 rows."""
 LOSSES = (7.5, 7.25, 7.0, 6.9)
 """At which the tokens of both arms of the main result are compared, besides the random net's last loss."""
 BLOCK = re.compile(r"(?<=<!-- make results: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -195,9 +197,11 @@ def picture(name: str, what: str) -> Iterator[Any]:
 
 
 def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
-    """Validation loss against tokens, a line a cell; the range of its seeds is shaded."""
+    """Validation loss against tokens, a line a cell, named in the order in which they end; the range of a cell's seeds is shaded."""
     with picture(name, "validation loss") as axes:
-        for label, found in sorted(rows_of(name, records).items()):
+        rows = rows_of(name, records)
+        for label in sorted(rows, key=lambda label: -statistics.mean(map(final, rows[label]))):
+            found = rows[label]
             each = found[0]["tokens"] / found[0]["steps"]
             steps = sorted(set.intersection(*({point[0] for point in record["curve"] if point[0]} for record in found)))
             losses = [[next(point[2] for point in record["curve"] if point[0] == step) for record in found] for step in steps]
@@ -208,7 +212,10 @@ def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
 
 
 def draw_scores(arms: list[list[Record]]) -> None:
-    """Micro-F1 of the main result against tokens: a point a seed, the mean with its 95 % interval (t). The axis has no place for none."""
+    """Micro-F1 of the main result against tokens: a point a seed, the mean with its 95 % interval (t).
+
+    What it is before the first step has no place on the axis, and is a line.
+    """
     with picture("scores", "KLUE-RE micro-F1") as axes:
         for found in arms:
             points = sorted((row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"] if row["tokens"])
@@ -217,6 +224,11 @@ def draw_scores(arms: list[list[Record]]) -> None:
             half = [t.ppf(0.975, len(s) - 1) * statistics.stdev(s) / len(s) ** 0.5 if len(s) > 2 else 0.0 for s in scores]
             line = axes.errorbar(places, [statistics.mean(s) for s in scores], half, capsize=3, label=found[0]["name"])
             axes.plot(*zip(*points, strict=True), "o", color=line[0].get_color(), markersize=4)
+            if begun := [row["micro_f1"] for record in found for row in record["klue_re"] if not row["tokens"]]:
+                axes.axhline(
+                    statistics.mean(begun), color=line[0].get_color(), linestyle="--", label=f"{found[0]['name']}, before the first step"
+                )
+        axes.axhline(BEST_CONSTANT, color="grey", linestyle=":", label="best constant answer")
 
 
 def scores_table(records: dict[str, list[Record]]) -> str:
@@ -318,7 +330,7 @@ def main() -> None:
     for name in dict.fromkeys(label.split(".")[0] for label in records):
         if f"evidence_{name}.png" in text:
             draw_curves(name, records)
-    both = [records.get(f"main.{arm}", []) for arm in ("xpt", "scratch")]
+    both = [records.get(f"main.{arm}", []) for arm in ("scratch", "xpt")]  # in colours as the losses
     if all(both) and "evidence_scores.png" in text:
         draw_scores(both)
 
