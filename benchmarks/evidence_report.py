@@ -67,9 +67,9 @@ def after_first_stage(record: Record) -> float | None:
     return None if len(first) == len(record["curve"]) else float(first[-1])
 
 
-def scores_at_the_end(seeds: list[Record]) -> dict[int, float]:
-    """{seed: KLUE-RE micro-F1 after all tokens}, of the seeds that have it."""
-    return {record["seed"]: row["micro_f1"] for record in seeds for row in record["klue_re"] if row["tokens"] == record["tokens"]}
+def scores_after(share: float, seeds: list[Record]) -> dict[int, float]:
+    """{seed: KLUE-RE micro-F1 after this share of the tokens}, of the seeds that have it."""
+    return {record["seed"]: row["micro_f1"] for record in seeds for row in record["klue_re"] if row["tokens"] == share * record["tokens"]}
 
 
 def tokens_to_reach(record: Record, loss: float) -> float | None:
@@ -137,7 +137,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
     losses_of = {label: {record["seed"]: final(record) for record in found} for label, found in rows.items()}
     pieces = any(record["text"].endswith("k") for found in rows.values() for record in found)
     scored = any(record["klue_re"] for found in rows.values() for record in found)
-    begun = name != "main" and any(row["tokens"] == 0 for found in rows.values() for record in found for row in record["klue_re"])
+    begun = name != "main" and any(scores_after(0.0, found) for found in rows.values())
     tested = any("test_loss" in record for found in rows.values() for record in found)
     staged = any(after_first_stage(record) is not None for found in rows.values() for record in found)
     reference = rows.get(COMPARED_WITH.get(name, ""))
@@ -168,10 +168,9 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         if pieces:  # of masked pieces: more pieces of a word are more context for each, so that this is no code length
             entries.append(f"{statistics.mean(losses) * found[0]['tokens_per_character']:.3f}")
         if begun:
-            before = [row["micro_f1"] for record in found for row in record["klue_re"] if row["tokens"] == 0]
-            entries.append(of_some(before, len(found), 2))
+            entries.append(of_some([*scores_after(0.0, found).values()], len(found), 2))
         if scored:
-            entries.append(of_some([*scores_at_the_end(found).values()], len(found), 2))
+            entries.append(of_some([*scores_after(1.0, found).values()], len(found), 2))
         lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines)
 
@@ -224,10 +223,9 @@ def draw_scores(arms: list[list[Record]]) -> None:
             half = [t.ppf(0.975, len(s) - 1) * statistics.stdev(s) / len(s) ** 0.5 if len(s) > 2 else 0.0 for s in scores]
             line = axes.errorbar(places, [statistics.mean(s) for s in scores], half, capsize=3, label=found[0]["name"])
             axes.plot(*zip(*points, strict=True), "o", color=line[0].get_color(), markersize=4)
-            if begun := [row["micro_f1"] for record in found for row in record["klue_re"] if not row["tokens"]]:
-                axes.axhline(
-                    statistics.mean(begun), color=line[0].get_color(), linestyle="--", label=f"{found[0]['name']}, before the first step"
-                )
+            if begun := scores_after(0.0, found):
+                label = f"{found[0]['name']}, before the first step"
+                axes.axhline(statistics.mean(begun.values()), color=line[0].get_color(), linestyle="--", label=label)
         axes.axhline(BEST_CONSTANT, color="grey", linestyle=":", label="best constant answer")
 
 
@@ -253,7 +251,7 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
     xpts, scratches = records.get("main.xpt", []), records.get("main.scratch", [])
     lines = []
     if xpts and scratches:
-        scores = [scores_at_the_end(arm) for arm in (xpts, scratches)]
+        scores = [scores_after(1.0, arm) for arm in (xpts, scratches)]
         if all(scores):
             lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; hypothesis: +15.")
         losses = [{record["seed"]: final(record) for record in arm} for arm in (xpts, scratches)]
