@@ -78,8 +78,8 @@ class Cell:
             share = stage["share"]
             own = round(steps * (done + share)) - round(steps * done)
             done += share
-            kept = {key: value for key, value in stage.items() if key != "share"}
-            rows.append({"schedule": "linear", **kept, "steps": own, "warmup_steps": own // 10})
+            kept = {key: value for key, value in stage.items() if key not in ("share", "warmup")}
+            rows.append({"schedule": "linear", **kept, "steps": own, "warmup_steps": int(own * stage.get("warmup", 0.1))})
         every = {"every.evaluate": max(64, steps // 40), "every.checkpoint": max(1, steps // 8), "seed": self.seed}
         if self.klue:
             every["keep_every"] = steps // 8

@@ -7,7 +7,9 @@ holdout=N        without the pieces of every N-th translated word (benchmarks/pr
 static=N         static vectors from N tokens
 map=procrustes   an orthogonal map instead of the kernel ridge, or map=ridge, a linear one
 shuffled         the entries of each matrix of the seed's layers change places: their distribution stays, what they know goes
+random-layers    the seed's layers begin as a random net's: matrices from N(0, initializer_range), biases 0, LayerNorms 1 and 0
 rotated          the new embeddings are turned about their mean: how they lie to each other stays, how they lie to the encoder goes
+permuted         the new embeddings change places among the pieces
 layers=X         new layers' matrices are drawn from N(0, X), not N(0, initializer_range)
 unfitted         near-identity layers have LayerNorms of scale 1 and shift 0
 own-scale        the last near-identity layer gives back the encoder's states at their own scale, not at unit scale
@@ -26,7 +28,7 @@ import numpy as np
 import torch
 from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, BertConfig
 
 from trainer import embedding_init, engine, surgery
 from trainer.embedding_init import Pieces
@@ -103,30 +105,53 @@ def without_fitting(fitted: Callable[..., None]) -> Callable[..., None]:
     return pass_through
 
 
-def shuffled(load: Callable[[str], surgery.Seed]) -> Callable[[str], surgery.Seed]:
-    """A replacement of surgery.load_seed; LayerNorms, biases and embeddings stay."""
+def with_layers(load: Callable[[str], surgery.Seed], change: Callable[[str, torch.Tensor], None]) -> Callable[[str], surgery.Seed]:
+    """A replacement of surgery.load_seed. change: is called with the name and the values of each of the layers' weights."""
 
     def load_seed(seed_model: str) -> surgery.Seed:
-        seed, generator = load(seed_model), torch.Generator().manual_seed(0)
-        for name, value in seed.weights.items():
-            if seed.architecture.layer_of(name) is not None and value.dim() > 1:
-                places = torch.randperm(value.numel(), generator=generator)
-                value.copy_(value.flatten()[places].view_as(value))
+        seed = load(seed_model)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for name, value in seed.weights.items():
+                if seed.architecture.layer_of(name) is not None:
+                    change(name, value)
         return seed
 
     return load_seed
 
 
-def rotated(make: Callable[..., Any]) -> Callable[..., Any]:
-    """A replacement of surgery.initial_embeddings: a random orthogonal map of what it makes, less the mean."""
+def shuffle(name: str, value: torch.Tensor) -> None:
+    """LayerNorms and biases stay."""
+    if value.dim() > 1:
+        value.copy_(value.flatten()[torch.randperm(value.numel())].view_as(value))
+
+
+def draw_anew(name: str, value: torch.Tensor) -> None:
+    """As transformers begins a BERT."""
+    if value.dim() > 1:
+        value.normal_(0, BertConfig().initializer_range)
+    else:
+        value.fill_(1.0 if "LayerNorm.weight" in name else 0.0)
+
+
+def with_embeddings(make: Callable[..., Any], change: Callable[[torch.Tensor, torch.Generator], torch.Tensor]) -> Callable[..., Any]:
+    """A replacement of surgery.initial_embeddings. change: of the (V, H) rows that it makes."""
 
     def initial_embeddings(*arguments: Any) -> Any:
         word, details = make(*arguments)
-        turn, _ = torch.linalg.qr(torch.randn(word.shape[1], word.shape[1], generator=torch.Generator().manual_seed(0)))
-        mean = word.mean(0)
-        return mean + (word - mean) @ turn, details
+        return change(word, torch.Generator().manual_seed(0)), details
 
     return initial_embeddings
+
+
+def rotate(word: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A random orthogonal map of the rows, less their mean."""
+    turn, _ = torch.linalg.qr(torch.randn(word.shape[1], word.shape[1], generator=generator))
+    return word.mean(0) + (word - word.mean(0)) @ turn
+
+
+def permute(word: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return word[torch.randperm(len(word), generator=generator)]
 
 
 class WiderModels:
@@ -178,9 +203,13 @@ def apply(change: str) -> None:
     elif key == "map":
         embedding_init._map_into = linear_map(value)
     elif key == "shuffled":
-        surgery.load_seed = shuffled(surgery.load_seed)
+        surgery.load_seed = with_layers(surgery.load_seed, shuffle)
+    elif key == "random-layers":
+        surgery.load_seed = with_layers(surgery.load_seed, draw_anew)
     elif key == "rotated":
-        surgery.initial_embeddings = rotated(surgery.initial_embeddings)
+        surgery.initial_embeddings = with_embeddings(surgery.initial_embeddings, rotate)
+    elif key == "permuted":
+        surgery.initial_embeddings = with_embeddings(surgery.initial_embeddings, permute)
     elif key == "layers":
         surgery.AutoModelForMaskedLM = WiderModels(float(value))
     elif key == "unit-output":

@@ -180,21 +180,28 @@ def test_what_is_no_comparison_has_no_difference(tmp_path, monkeypatch) -> None:
 
 
 def test_controls_change_what_they_say_and_nothing_else() -> None:
-    """Of the seed's knowledge: its matrices' order, and how the new embeddings lie to them. Of a random net: how wide it begins."""
-    shapes = {"bert.encoder.layer.0.dense.weight": (8, 8), "bert.encoder.layer.0.dense.bias": (8,), "bert.embeddings.word.weight": (9, 8)}
-    weights = {name: torch.randn(shape) for name, shape in shapes.items()} | {"bert.encoder.layer.0.LayerNorm.weight": torch.randn(8)}
-    before = {name: value.clone() for name, value in weights.items()}
+    """Of the seed: its matrices, or their order alone, and how the new embeddings lie to them. Of a random net: how wide it begins."""
+    shapes = {"bert.encoder.layer.0.dense.weight": (64, 64), "bert.encoder.layer.0.dense.bias": (8,), "bert.embeddings.word.weight": (9, 8)}
+    before = {name: torch.randn(shape) for name, shape in shapes.items()} | {"bert.encoder.layer.0.LayerNorm.weight": torch.randn(8)}
     architecture = SimpleNamespace(layer_of=lambda name: 0 if ".layer." in name else None)
-    variants.shuffled(lambda _: SimpleNamespace(weights=weights, architecture=architecture))("any")
+    seeds = {}
+    for change in (variants.shuffle, variants.draw_anew):
+        weights = {name: value.clone() for name, value in before.items()}
+        seeds[change] = variants.with_layers(lambda _, own=weights: SimpleNamespace(weights=own, architecture=architecture), change)("any")
+    weights = seeds[variants.shuffle].weights
     changed = [name for name, value in weights.items() if not value.equal(before[name])]
     assert changed == ["bert.encoder.layer.0.dense.weight"]
     assert weights[changed[0]].flatten().sort()[0].equal(before[changed[0]].flatten().sort()[0])
+    matrix, bias, embeddings, norm = seeds[variants.draw_anew].weights.values()
+    assert 0.019 < matrix.std() < 0.021 and not bias.any() and norm.eq(1).all() and embeddings.equal(before["bert.embeddings.word.weight"])
 
     word = torch.randn(9, 8) + 3
-    turned, details = variants.rotated(lambda *_: (word, {"made": 1}))("dictionary")
+    turned, details = variants.with_embeddings(lambda *_: (word, {"made": 1}), variants.rotate)("dictionary")
     centred, back = word - word.mean(0), turned - turned.mean(0)
     assert torch.allclose(turned.mean(0), word.mean(0), atol=1e-5) and details == {"made": 1}
     assert torch.allclose(back @ back.T, centred @ centred.T, atol=1e-4) and (back - centred).norm() > 0.5 * centred.norm()
+    moved = variants.permute(word, torch.Generator().manual_seed(0))
+    assert moved[:, 0].sort()[0].equal(word[:, 0].sort()[0]) and not moved.equal(word) and all((row == word).all(1).any() for row in moved)
 
     config = BertConfig(vocab_size=9, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=96)
     models = []
