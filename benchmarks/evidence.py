@@ -100,7 +100,7 @@ def read_cells(path: Path = TABLE) -> tuple[dict[str, Any], list[Cell]]:
 
 def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> subprocess.Popen:
     """The next process that the cell needs: post-training, and then, where it is asked for, fine-tuning after each share."""
-    note_origin(cell, given)
+    note_origin(cell, given, cell.corpus(arguments.corpus))
     if not (cell.run / "model" / "config.json").is_file():
         recipe = given["recipe"]
         settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
@@ -123,9 +123,9 @@ def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> s
         return subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def note_origin(cell: Cell, given: dict[str, Any]) -> None:
-    """Beside the run: the cell's definition, the processor, and at each start the last commit that changed code, marked where files differ
-    from it. Raises OtherExperimentError when what stands there was begun under another definition."""
+def note_origin(cell: Cell, given: dict[str, Any], corpus: Path) -> None:
+    """Beside the run: the cell's definition, the corpus's fingerprint, the processor, and at each start the last commit that changed code,
+    marked where files differ from it. Raises OtherExperimentError when what stands there was begun under another definition."""
     code = ["trainer", "data_tools", "recipes", "ds_configs", "benchmarks/*.py"]
     command = ["git", "log", "-1", "--format=%h", "--", *code]
     commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -133,7 +133,8 @@ def note_origin(cell: Cell, given: dict[str, Any]) -> None:
         commit += " and changes"
     if not cell.origin.is_file():
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-        origin = {**definition(cell, given), "processor": found[1] if found else "unknown", "commits": []}
+        fingerprint = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))["fingerprint"]
+        origin = {**definition(cell, given), "corpus": fingerprint, "processor": found[1] if found else "unknown", "commits": []}
     else:
         origin = json.loads(cell.origin.read_text(encoding="utf-8"))
         refuse_other(cell, given, origin, str(cell.run))

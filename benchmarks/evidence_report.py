@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t, ttest_rel
+from scipy.stats import t, ttest_ind
 
 RECORDS, DOCS = Path("benchmarks/results/evidence"), Path("docs")
 DEFINES = ("tokens", "text", "variant", "set", "stages")
@@ -38,14 +38,17 @@ BEST_CONSTANT = 12.54
 """Micro-F1 of answering per:title to each of the 1,765 rows."""
 LOSSES = (7.5, 7.25, 7.0, 6.9)
 """At which the tokens of both arms of the main result are compared, besides the random net's last loss."""
+SAME_RUN = 0.01
+"""How far two runs of the same steps may differ in validation loss: in bf16, on processors that round otherwise."""
 BLOCK = re.compile(r"(?<=<!-- make results: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 Record = dict[str, Any]
 
 
 def read_records() -> dict[str, list[Record]]:
-    """{TABLE.NAME: its seeds' records}. Raises ValueError when they are not of one experiment."""
+    """{TABLE.NAME: its seeds' records}. Raises ValueError when they are not of one experiment, or not of one corpus."""
     found = defaultdict(list)
+    shared: dict[str, Any] = {}
     for path in sorted(RECORDS.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         seeds = found[f"{record['table']}.{record['name']}"]
@@ -53,6 +56,9 @@ def read_records() -> dict[str, list[Record]]:
         for key in DEFINES:
             if record[key] != seeds[0][key]:
                 raise ValueError(f"{path}: its {key} are not those of seed {seeds[0]['seed']}")
+        for key, value in (("fine_tuning", record.get("fine_tuning")), (f"corpus{record['text']}", record.get("corpus"))):
+            if value is not None and value != shared.setdefault(key, value):  # records until commit 31b02d1 do not name their corpus
+                raise ValueError(f"{path}: its {key} is not that of other records")
     return dict(found)
 
 
@@ -67,9 +73,9 @@ def after_first_stage(record: Record) -> float | None:
     return None if len(first) == len(record["curve"]) else float(first[-1])
 
 
-def scores_after(share: float, seeds: list[Record]) -> dict[int, float]:
-    """{seed: KLUE-RE micro-F1 after this share of the tokens}, of the seeds that have it."""
-    return {record["seed"]: row["micro_f1"] for record in seeds for row in record["klue_re"] if row["tokens"] == share * record["tokens"]}
+def scores_after(share: float, seeds: list[Record]) -> list[float]:
+    """KLUE-RE micro-F1 after this share of the tokens, of the seeds that have it."""
+    return [row["micro_f1"] for record in seeds for row in record["klue_re"] if row["tokens"] == share * record["tokens"]]
 
 
 def tokens_to_reach(record: Record, loss: float) -> float | None:
@@ -94,7 +100,7 @@ def spread(values: list[float], digits: int = 3) -> str:
 
 def of_some(values: list[float], seeds: int, digits: int = 3) -> str:
     """`spread` of a figure that some of a row's seeds have."""
-    few = f" (of {len(values)})" if 0 < len(values) < seeds else ""
+    few = f" ({len(values)} of {seeds} seeds)" if 0 < len(values) < seeds else ""
     return spread(values, digits) + few
 
 
@@ -111,16 +117,12 @@ def shown_as(label: str, name: str) -> str:
     return "reference" if label == REFERENCE else label
 
 
-def difference(one: dict[int, float], other: dict[int, float], digits: int = 3) -> str:
-    """Mean over the seeds that both have; of three or more with its 95 % interval (paired t: a seed is one order of the same texts)."""
-    seeds = sorted(set(one) & set(other))
-    pairs = [one[seed] for seed in seeds], [other[seed] for seed in seeds]
-    if not seeds:
-        return ""
-    far = f"{statistics.mean(pairs[0]) - statistics.mean(pairs[1]):+.{digits}f}"
-    if len(seeds) < 3:
+def difference(one: list[float], other: list[float], digits: int = 3) -> str:
+    """Of the means; of three seeds or more each with its 95 % interval (Welch's t: seeds share the order of their texts, little else)."""
+    far = f"{statistics.mean(one) - statistics.mean(other):+.{digits}f}"
+    if min(len(one), len(other)) < 3:
         return far
-    interval = ttest_rel(*pairs).confidence_interval()
+    interval = ttest_ind(one, other, equal_var=False).confidence_interval()
     return f"{far} ({interval.low:+.{digits}f} to {interval.high:+.{digits}f})"
 
 
@@ -134,7 +136,7 @@ def comparable(one: Record, other: Record) -> bool:
 def table(name: str, records: dict[str, list[Record]]) -> str:
     """Markdown, the best first, what is no comparison last."""
     rows = rows_of(name, records)
-    losses_of = {label: {record["seed"]: final(record) for record in found} for label, found in rows.items()}
+    losses_of = {label: [final(record) for record in found] for label, found in rows.items()}
     pieces = any(record["text"].endswith("k") for found in rows.values() for record in found)
     scored = any(record["klue_re"] for found in rows.values() for record in found)
     begun = name != "main" and any(scores_after(0.0, found) for found in rows.values())
@@ -147,10 +149,10 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
 
     def order(label: str) -> tuple[bool, int, float]:
         first = rows[label][0]
-        return bool(reference) and not comparable(first, reference[0]), first["tokens"], statistics.mean(losses_of[label].values())
+        return bool(reference) and not comparable(first, reference[0]), first["tokens"], statistics.mean(losses_of[label])
 
     for label in sorted(rows, key=order):
-        found, losses = rows[label], [*losses_of[label].values()]
+        found, losses = rows[label], losses_of[label]
         shown = shown_as(label, name)
         entries = [
             shown if label.startswith(f"{name}.") else f"*{shown}*",
@@ -168,9 +170,9 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
         if pieces:  # of masked pieces: more pieces of a word are more context for each, so that this is no code length
             entries.append(f"{statistics.mean(losses) * found[0]['tokens_per_character']:.3f}")
         if begun:
-            entries.append(of_some([*scores_after(0.0, found).values()], len(found), 2))
+            entries.append(of_some(scores_after(0.0, found), len(found), 2))
         if scored:
-            entries.append(of_some([*scores_after(1.0, found).values()], len(found), 2))
+            entries.append(of_some(scores_after(1.0, found), len(found), 2))
         lines.append(f"| {' | '.join(entries)} |")
     return "\n".join(lines)
 
@@ -225,7 +227,7 @@ def draw_scores(arms: list[list[Record]]) -> None:
             axes.plot(*zip(*points, strict=True), "o", color=line[0].get_color(), markersize=4)
             if begun := scores_after(0.0, found):
                 label = f"{found[0]['name']}, before the first step"
-                axes.axhline(statistics.mean(begun.values()), color=line[0].get_color(), linestyle="--", label=label)
+                axes.axhline(statistics.mean(begun), color=line[0].get_color(), linestyle="--", label=label)
         axes.axhline(BEST_CONSTANT, color="grey", linestyle=":", label="best constant answer")
 
 
@@ -249,39 +251,46 @@ def scores_table(records: dict[str, list[Record]]) -> str:
 def hypotheses(records: dict[str, list[Record]]) -> str:
     """What became of the two, in figures."""
     xpts, scratches = records.get("main.xpt", []), records.get("main.scratch", [])
+    short = records.get("short.thirty-second", [])
     lines = []
     if xpts and scratches:
         scores = [scores_after(1.0, arm) for arm in (xpts, scratches)]
         if all(scores):
             lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; hypothesis: +15.")
-        losses = [{record["seed"]: final(record) for record in arm} for arm in (xpts, scratches)]
-        lines.append(f"* validation loss at the end: {difference(*losses)}.")
+        lines.append(f"* validation loss at the end: {difference([*map(final, xpts)], [*map(final, scratches)])}.")
     of_seed = {record["seed"]: record for record in scratches}
-    for arm, seeds in (("xpt", xpts), ("late.two-stages-unfitted", records.get("late.two-stages-unfitted", []))):
+    for arm, seeds in (("xpt", with_first_steps(records)), ("late.two-stages-unfitted", records.get("late.two-stages-unfitted", []))):
         for record in seeds:
             if scratch := of_seed.get(record["seed"]):
                 needed = tokens_to_reach(record, final(scratch))
-                reached = (
-                    f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}"
-                    if needed
-                    else "at the start"
-                    if needed == 0
-                    else "never"
-                )
+                reached = f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}" if needed else "never"
                 lines.append(f"* seed {record['seed']}: {arm} has scratch's last loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32.")
-    if short := {record["seed"]: final(record) for record in records.get("short.thirty-second", []) if record["seed"] in of_seed}:
-        theirs = {seed: final(record) for seed, record in of_seed.items()}
+    if short and scratches:
+        ours, theirs = ([*map(final, arm)] for arm in (short, scratches))
         lines.append(
-            f"* runs of 1/32 of the tokens, whose embeddings know no other text, end at {spread([*short.values()])}, "
-            f"scratch with all of them at {spread([*theirs.values()])}: {difference(short, theirs)}."
+            f"* runs of 1/32 of the tokens, from a text that has no more, end at {spread(ours)}, "
+            f"scratch with all of them at {spread(theirs)}: {difference(ours, theirs)}."
         )
     return "\n".join(lines)
+
+
+def with_first_steps(records: dict[str, list[Record]]) -> list[Record]:
+    """main.xpt, its curves begun by those of early.xpt: the same steps, validated more often. Raises ValueError where they do not meet."""
+    often, found = {record["seed"]: record for record in records.get("early.xpt", [])}, []
+    for record in records.get("main.xpt", []):
+        first = often[record["seed"]]["curve"] if record["seed"] in often else []
+        at = {step: loss for step, _, loss in record["curve"]}
+        for step, _, loss in first:
+            if abs(at.get(step, loss) - loss) > SAME_RUN:
+                raise ValueError(f"seed {record['seed']} at step {step}: main.xpt has {at[step]}, early.xpt {loss}")
+        found.append({**record, "curve": first + [point for point in record["curve"] if not first or point[0] > first[-1][0]]})
+    return found
 
 
 def reached_table(records: dict[str, list[Record]]) -> str:
     """After how many tokens the main result's arms have a loss, over the seeds that both have."""
     of_seed = {record["seed"]: record for record in records.get("main.scratch", [])}
-    pairs = [(record, of_seed[record["seed"]]) for record in records.get("main.xpt", []) if record["seed"] in of_seed]
+    pairs = [(record, of_seed[record["seed"]]) for record in with_first_steps(records) if record["seed"] in of_seed]
     lines = ["| validation loss | scratch, M tokens | xpt, M tokens | ratio |", "|---|---|---|---|"]
     for loss in (*LOSSES, None):
         found = [[tokens_to_reach(side, final(pair[1]) if loss is None else loss) for side in pair] for pair in pairs]

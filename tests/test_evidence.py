@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_ind
 from transformers import AutoModelForMaskedLM, BertConfig
 
 from benchmarks import evidence, evidence_report, variants
@@ -73,7 +73,7 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
 
     def start(cell, given, arguments):
         started.append(cell.name)
-        evidence.note_origin(cell, given)
+        evidence.note_origin(cell, given, tmp_path)
         (cell.run / "model").mkdir(parents=True, exist_ok=True)
         if cell.name == "bad":
             return Stub(1)
@@ -92,7 +92,7 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
     monkeypatch.setattr(evidence, "start", start)
     monkeypatch.setattr(evidence, "probe", lambda run, lexicon: {"seen": (run / "checkpoints").is_dir()})
     monkeypatch.setattr(evidence, "test_loss", lambda model, corpus: 7.25)
-    (tmp_path / "manifest.json").write_text(json.dumps({"splits": {"valid": {"tokens": 1, "characters": 2}}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"fingerprint": "f", "splits": {"valid": {"tokens": 1, "characters": 2}}}))
     arguments = argparse.Namespace(corpus=tmp_path, only="", minutes=1, jobs=2, lexicon=None, commit=False)
     assert evidence.run(arguments) == 1 and sorted(started) == ["bad", "good", "klue", "klue", "klue"]
     record = json.loads(cells[2].record.read_text())
@@ -100,7 +100,7 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
         record["curve"] == [[1, "all", 7.5]]
         and [row["tokens"] for row in record["klue_re"]] == [2048, 4096]
         and record["klue_re"][0]["micro_f1"] == 1
-        and record["test_loss"] == 7.25
+        and (record["test_loss"], record["corpus"]) == (7.25, "f")
         and len(record["commits"]) == 1
         and not cells[1].record.exists()
     )
@@ -177,6 +177,11 @@ def test_what_is_no_comparison_has_no_difference(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(evidence_report, "RECORDS", tmp_path)
     with pytest.raises(ValueError, match=r"b\.json: its variant are not those of seed 0"):
         evidence_report.read_records()
+    for own in ({"corpus": "b"}, {"fine_tuning": ["--epochs", "3"]}):
+        (tmp_path / "a.json").write_text(json.dumps(record("t.cell", 0, [9, 4], []) | {"corpus": "a", "fine_tuning": []}))
+        (tmp_path / "b.json").write_text(json.dumps(record("t.other", 0, [9, 4], []) | own))
+        with pytest.raises(ValueError, match=rf"b\.json: its {next(iter(own))} is not that of other records"):
+            evidence_report.read_records()
 
 
 def test_controls_change_what_they_say_and_nothing_else() -> None:
@@ -225,17 +230,24 @@ def test_the_report_says_what_the_records_say() -> None:
     # seed 0 has 5 half-way between 6 after 1M tokens and 4 after 2M; seed 1 has 6 half-way between 7 and 5
     lines = evidence_report.hypotheses(records)  # seed 3 has nothing to be compared with
     assert "seed 0: xpt has scratch's last loss, 5.000, after 1.50M tokens, 1/2.7" in lines and "seed 3" not in lines
-    interval = ttest_rel([50, 52, 54], [20, 24, 22]).confidence_interval()
-    assert f"+30.00 ({interval.low:+.2f} to {interval.high:+.2f})" in lines
+    interval = ttest_ind([50, 52, 54, 70], [20, 24, 22], equal_var=False).confidence_interval()
+    assert f"+34.50 ({interval.low:+.2f} to {interval.high:+.2f})" in lines
     # 7.0 is reached by scratch after 3M, 3M, 2M tokens; by xpt after 2/3M (between 9 and 6), 1M, 1M
     assert "| 7.0 | 2.67 ± 0.58 | 0.89 ± 0.19 | 3.2 ± 1.3 |" in evidence_report.reached_table(records)
     assert "| scratch's last | " in evidence_report.reached_table(records)
+    # validated between 1M and 2M tokens, too, seed 0 has 5 half-way between 6 and 4 after 1.25M
+    often = {**arms[0][0], "table": "early", "curve": [[0, "all", 9], [100, "all", 6.0], [150, "all", 4.0]]}
+    assert "seed 0: xpt has scratch's last loss, 5.000, after 1.25M tokens, 1/3.2" in evidence_report.hypotheses(
+        records | {"early.xpt": [often]}
+    )
+    with pytest.raises(ValueError, match=r"seed 0 at step 100: main\.xpt has 6, early\.xpt 6\.5"):
+        evidence_report.hypotheses(records | {"early.xpt": [{**often, "curve": [[0, "all", 9], [100, "all", 6.5]]}]})
     records["main.xpt"].pop(0)
     del records["main.xpt"][-1]
     records["main.scratch"][0]["test_loss"] = 5.5
     assert evidence_report.table("main", records).splitlines()[2:] == [
         "| xpt | 2 | 4M | 2.200, 2.000 | 8.2 |  | 52.00, 50.00 |",
-        "| scratch | 3 | 4M | 5.333 ± 0.577 | 207.1 | 5.500 (of 1) | 22.00 ± 2.00 |",
+        "| scratch | 3 | 4M | 5.333 ± 0.577 | 207.1 | 5.500 (1 of 3 seeds) | 22.00 ± 2.00 |",
     ]
     assert "| xpt | micro-F1 | 32.00, 30.00 | 52.00, 50.00 |" in evidence_report.scores_table(records)
     staged = record("itl.none", 0, [9, 8, 7, 6, 5], [])
