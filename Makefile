@@ -57,7 +57,7 @@ results: install
 check: install
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/mypy trainer data_tools
+	$(BIN)/mypy -p trainer -p data_tools -p benchmarks
 	$(BIN)/python -m pytest tests/test_layering.py
 
 format: install

@@ -23,7 +23,7 @@ REPETITIONS = 3
 
 def measure(corpus: str) -> dict[str, dict[str, list[float]]]:
     """{curve: {point: tokens per second of each repetition}}."""
-    row = Row("curve", "minilm", 128, "all", False, False, 0, 0, 4)
+    row = Row("curve", "minilm", 128, "all", False, False, 4)
     found: dict[str, dict[str, list[float]]] = {name: {} for name in CURVES}
     for _ in range(REPETITIONS):
         for name, (option, points) in CURVES.items():

@@ -47,7 +47,7 @@ Record = dict[str, Any]
 
 def read_records() -> dict[str, list[Record]]:
     """{TABLE.NAME: its seeds' records}. Raises ValueError when they are not of one experiment, or not of one corpus."""
-    found = defaultdict(list)
+    found: dict[str, list[Record]] = defaultdict(list)
     shared: dict[str, Any] = {}
     for path in sorted(RECORDS.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -142,7 +142,7 @@ def table(name: str, records: dict[str, list[Record]]) -> str:
     begun = name != "main" and any(scores_after(0.0, found) for found in rows.values())
     tested = any("test_loss" in record for found in rows.values() for record in found)
     staged = any(after_first_stage(record) is not None for found in rows.values() for record in found)
-    reference = rows.get(COMPARED_WITH.get(name, ""))
+    reference = rows.get(COMPARED_WITH.get(name, ""), [])
     head = [name, "seeds", "tokens", *["after stage 1"] * staged, "validation loss", "perplexity", *["test loss"] * tested]
     head += [*["difference"] * bool(reference), *["nats a character"] * pieces, *["micro-F1 before"] * begun, *["micro-F1"] * scored]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -256,7 +256,7 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
     if xpts and scratches:
         scores = [scores_after(1.0, arm) for arm in (xpts, scratches)]
         if all(scores):
-            lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(*scores, 2)}; hypothesis: +15.")
+            lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(scores[0], scores[1], 2)}; hypothesis: +15.")
         lines.append(f"* validation loss at the end: {difference([*map(final, xpts)], [*map(final, scratches)])}.")
     of_seed = {record["seed"]: record for record in scratches}
     for arm, seeds in (("xpt", with_first_steps(records)), ("late.two-stages-unfitted", records.get("late.two-stages-unfitted", []))):

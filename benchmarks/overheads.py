@@ -35,7 +35,7 @@ def inside() -> None:
     from trainer import xpt
     from trainer.ranks import run_on_ranks
 
-    found: dict[str, list[float]] = {name: [] for name in ("train_step", "draw", "validate", "record", "save")}
+    found: dict[str, list[float]] = {name: [] for name in ("train_step", "draw", "validate", "record", "forward_check", "save", "finish")}
     first: list[float] = []
     train_step = timed(xpt.train_step, found["train_step"])
 
@@ -49,7 +49,9 @@ def inside() -> None:
     xpt.draw = timed(xpt.draw, found["draw"])
     xpt.validate = timed(xpt.validate, found["validate"])
     xpt.Journal.record = timed(xpt.Journal.record, found["record"])  # type: ignore[method-assign]
+    xpt.forward_check = timed(xpt.forward_check, found["forward_check"])
     xpt.Saver.save = timed(xpt.Saver.save, found["save"])  # type: ignore[method-assign]
+    xpt.Saver.finish = timed(xpt.Saver.finish, found["finish"])  # type: ignore[method-assign]
 
     def main() -> None:
         xpt.main()
@@ -81,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         fresh = launch(sys.argv[1], Path(folder), "recipes/minilm.yaml")
     step = statistics.median(fresh["train_step"][2:]) + statistics.median(fresh["draw"][2:])
-    every = {"validate": 500, "save": 500, "record": 10}  # the recipe's defaults
+    every = {"validate": 500, "forward_check": 500, "save": 500, "finish": 500, "record": 10}  # the recipe's defaults
     shares = {name: statistics.median(fresh[name]) / steps / step for name, steps in every.items()}
     reading = statistics.median(fresh["draw"][2:]) / step
     for name, share in shares.items():

@@ -28,6 +28,16 @@ def memory_of(process: psutil.Process) -> int:
     return total
 
 
+def cpu_seconds_of(process: psutil.Process) -> float:
+    """Of a process and its children that still run."""
+    total = 0.0
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            times = one.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def measure(words: list[str], folder: Path) -> dict[str, float]:
     """Run prepare and watch it."""
     begin, peak, cpu = time.perf_counter(), 0, 0.0
@@ -38,8 +48,7 @@ def measure(words: list[str], folder: Path) -> dict[str, float]:
             if name not in ends and (folder / ".work" / f"{name}.json").exists():
                 ends[name] = time.perf_counter()
         peak = max(peak, memory_of(process))
-        times = [one.cpu_times() for one in [process, *process.children(recursive=True)] if one.is_running()]
-        cpu = max(cpu, sum(t.user + t.system for t in times))
+        cpu = max(cpu, cpu_seconds_of(process))
         time.sleep(0.1)
     assert process.returncode == 0
     end = time.perf_counter()

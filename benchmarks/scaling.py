@@ -22,13 +22,15 @@ from trainer.recipe import load_recipe
 
 NETWORKS = {"1 Gb/s": 1e9, "10 Gb/s": 1e10, "100 Gb/s": 1e11, "InfiniBand NDR, 400 Gb/s": 4e11}
 PEAK, MFU = 312e12, 0.4  # an A100's data sheet in bf16; the share that the dry run assumes
+MICRO_BATCH = 16  # of ds_configs/zero2_bf16.json
 RATES = {"25mbit": 25e6, "100mbit": 100e6, "400mbit": 400e6}
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 512}
 
 
-def bytes_per_step(trainable: int, ranks: int, element: int) -> float:
-    """What a rank sends: fp32 gradients are reduced and scattered, updated parameters gathered, each one round of a ring."""
-    return (4 + element) * (ranks - 1) / ranks * trainable
+def bytes_per_step(trainable: int, ranks: int, element: int, once: bool) -> float:
+    """What a rank sends: fp32 gradients are reduced and scattered, updated parameters gathered, each one round of a ring. Not once: by
+    DeepSpeed, whose ZeRO-2 reduces by an all-reduce, two rounds."""
+    return ((4 if once else 8) + element) * (ranks - 1) / ranks * trainable
 
 
 def step_seconds(compute: float, sent: float, bits_per_second: float, hosts: int) -> float:
@@ -37,17 +39,17 @@ def step_seconds(compute: float, sent: float, bits_per_second: float, hosts: int
     return compute + (sent * 8 / bits_per_second if hosts > 1 else 0.0)
 
 
-def paper() -> tuple[int, dict[str, tuple[int, float]]]:
-    """Tokens of a step of recipes/paper.yaml; of each stage what trains and FLOPs per token."""
+def paper() -> tuple[int, int, dict[str, tuple[int, float]]]:
+    """Blocks and tokens of a step of recipes/paper.yaml; of each stage what trains and FLOPs per token."""
     recipe = load_recipe(Path("recipes/paper.yaml"), [])
     config = RobertaConfig(vocab_size=32000, num_hidden_layers=14, max_position_embeddings=514, type_vocab_size=1, pad_token_id=1)
     plan = Plan.of_config(recipe, config)
     stages = {stage.name: (plan.num_trainable(number), plan.flops_per_token(number)) for number, stage in enumerate(recipe.stages)}
-    return recipe.global_batch_size * recipe.sequence_length, stages
+    return recipe.global_batch_size, recipe.global_batch_size * recipe.sequence_length, stages
 
 
 def predict() -> None:
-    tokens, stages = paper()
+    blocks, tokens, stages = paper()
     for stage, (elements, flops) in stages.items():
         print(f"{stage}: {elements:,} parameters train, {flops / 1e9:.3f} GFLOP a token, {tokens:,} tokens a step")
     print(f"{'stage':<8}{'hosts x GPUs':>13}" + "".join(f"{name:>28}" for name in NETWORKS))
@@ -55,7 +57,8 @@ def predict() -> None:
         for hosts, gpus in ((1, 8), (2, 4), (2, 8), (4, 8), (8, 8)):
             ranks = hosts * gpus
             compute = tokens * flops / (ranks * PEAK * MFU)
-            sent = bytes_per_step(elements, ranks, 2)
+            once = blocks // ranks > MICRO_BATCH  # else one micro-batch a step, whose gradients are DeepSpeed's to reduce
+            sent = bytes_per_step(elements, ranks, 2, once)
             line = f"{stage:<8}{f'{hosts} x {gpus}':>13}"
             for rate in NETWORKS.values():
                 seconds = step_seconds(compute, sent, rate, hosts)

@@ -67,13 +67,14 @@ def run(side: str, row: Row, corpus: str, place: Place, steps: int | None = None
 
 
 def measure(row: Row, corpus: str, pairs: int, spreads: list[tuple[int, int]]) -> dict[str, object]:
-    """Both sides in their fastest place (one trial of each), then `pairs` pairs in alternation."""
+    """Both sides in their fastest place (one trial of each), then `pairs` pairs, in turn begun by one and the other."""
     trials: dict[str, dict[Place, float]] = {}
     for side, attentions in ATTENTIONS.items():
         places = [(*spread, attention) for spread in spreads for attention in attentions]
         trials[side] = {place: run(side, row, corpus, place, steps=2)["tokens_per_second"] for place in places}
     best = {side: max(found, key=lambda place, found=found: found[place]) for side, found in trials.items()}  # type: ignore[misc]
-    measured = [{side: run(side, row, corpus, best[side]) for side in ("ours", "theirs")} for _ in range(pairs)]
+    orders = [("ours", "theirs"), ("theirs", "ours")]
+    measured = [{side: run(side, row, corpus, best[side]) for side in orders[pair % 2]} for pair in range(pairs)]
     rates = {side: [pair[side]["tokens_per_second"] for pair in measured] for side in ("ours", "theirs")}
     cpu = [pair["ours"]["tokens_per_cpu_second"] / pair["theirs"]["tokens_per_cpu_second"] for pair in measured]
     ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["theirs"], strict=True)]

@@ -159,6 +159,10 @@ def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(tmp_path: Pa
         make_checkpoint(tmp_path, step, seed=2)
     prune(tmp_path, {400, 500}, 2, {0})
     assert steps_in(tmp_path) == [0, 400, 500]
+    prune(tmp_path, {400, 500}, 1, {0, 500})  # the end of a stage is kept besides: the one before it stays to fall back on
+    assert steps_in(tmp_path) == [0, 400, 500]
+    prune(tmp_path, {400, 500}, 0, {0, 500})
+    assert steps_in(tmp_path) == [0, 500]
 
 
 def test_a_link_never_overwrites_what_was_just_written(tmp_path: Path) -> None:

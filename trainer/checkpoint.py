@@ -274,8 +274,8 @@ def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def prune(run: Path, good: set[int], keep_last: int, keep_steps: set[int]) -> None:
-    """Remove unfinished checkpoints; later ones than `good`'s first that are not among them; of the others all but the last `keep_last` and
-    those at `keep_steps`.
+    """Remove unfinished checkpoints; later ones than `good`'s first that are not among them; of the others, but for those at `keep_steps`,
+    all but the last `keep_last`.
 
     good: the step that the run began from, and those that it saved since. What else stands beyond the first was passed over: damaged.
     """
@@ -283,6 +283,7 @@ def prune(run: Path, good: set[int], keep_last: int, keep_steps: set[int]) -> No
         shutil.rmtree(path)
     found = {int(path.name[5:]): path for path in checkpoint_paths(run)}
     whole = [number for number in found if number in good or number < min(good)]
+    others = [number for number in whole if number not in keep_steps]
     for number, path in found.items():
-        if number not in whole or (number not in whole[:keep_last] and number not in keep_steps):
+        if number not in whole or number in others[keep_last:]:
             shutil.rmtree(path)

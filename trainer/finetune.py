@@ -289,7 +289,8 @@ def _save(
             f"a checkpoint of {output} could not be written ({error.strerror}); make room, then give the command again"
         ) from None
     saved.add(step)
-    checkpoints.prune(output, saved, keep_last=1, keep_steps={best["step"]} if best else set())
+    kept = {step, best["step"]} if best else {step}
+    checkpoints.prune(output, saved, keep_last=0, keep_steps=kept)
 
 
 def _restore(output: Path, classifier: Classifier, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any] | None]:

@@ -134,7 +134,7 @@ class Recipe(_Settings):
     validation_blocks: int = Field(default=1024, gt=0)
     """At most this many blocks of the validation split are scored, evenly spread over it."""
     keep_last: int = Field(default=2, gt=0)
-    """Checkpoints kept; the ends of stages are kept besides."""
+    """Checkpoints kept; the ends of stages and what surgery made are kept besides."""
     keep_every: int = Field(default=0, ge=0)
     """Checkpoints at multiples of this many steps are kept too. 0: none."""
     on_save_failure: Literal["stop", "warn"] = "stop"

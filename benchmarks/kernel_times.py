@@ -1,6 +1,6 @@
 """Milliseconds of each CPU kernel, bf16, 2,048 tokens at the MiniLM shape, and of a weight gradient beside oneDNN's; best of half a second.
 
-OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.kernels
+OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.kernel_times
 """
 
 import time
