@@ -11,7 +11,6 @@ cell is refused. At the end of --minutes, or asked to end, this program asks wha
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks import origin as origins
 from benchmarks.evidence_report import DEFINES, RECORDS
 from benchmarks.probes import probe, test_loss
 
@@ -126,15 +126,10 @@ def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> s
 def note_origin(cell: Cell, given: dict[str, Any], corpus: Path) -> None:
     """Beside the run: the cell's definition, the corpus's fingerprint, the processor, and at each start the last commit that changed code,
     marked where files differ from it. Raises OtherExperimentError when what stands there was begun under another definition."""
-    code = ["trainer", "data_tools", "recipes", "ds_configs", "benchmarks/*.py"]
-    command = ["git", "log", "-1", "--format=%h", "--", *code]
-    commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], check=False).returncode:
-        commit += " and changes"
+    commit = origins.commit()
     if not cell.origin.is_file():
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
         fingerprint = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))["fingerprint"]
-        origin = {**definition(cell, given), "corpus": fingerprint, "processor": found[1] if found else "unknown", "commits": []}
+        origin = {**definition(cell, given), "corpus": fingerprint, "processor": origins.processor(), "commits": []}
     else:
         origin = json.loads(cell.origin.read_text(encoding="utf-8"))
         refuse_other(cell, given, origin, str(cell.run))

@@ -1,6 +1,6 @@
 """Fine-tuning on KLUE-RE against Hugging Face's Trainer: the same model, rows, ids, batch size, rate, bf16 and dropout, in alternation.
 
-    OMP_NUM_THREADS=1 python benchmarks/klue_speed.py --model runs/real/full-dictionary/model --train-file T --eval-file E
+    OMP_NUM_THREADS=1 python -m benchmarks.klue_speed --model runs/real/full-dictionary/model --train-file T --eval-file E
 
 Rows are counted per second and per second of CPU time: on one thread the two agree on a quiet machine, and the second holds on a busy one.
 Around the training loop only: ours with its checkpoint at the end of the epoch, theirs without one. Their side is `Trainer` as its
@@ -25,6 +25,7 @@ import transformers
 from torch.utils.data import Dataset
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
+from benchmarks.origin import commit, processor
 from trainer import finetune
 from trainer.classifier import Classifier, encode_rows, new_classifier, predict_probabilities, quiet_transformers
 from trainer.evaluation import evaluate
@@ -132,7 +133,8 @@ def main() -> None:
         print(json.dumps(found), flush=True)
     ratios = {f"{side}, {key}": [pair["ours"][key] / pair[side][key] for pair in pairs] for side in ("theirs", "padded") for key in RATES}
     record = {
-        "threads": torch.get_num_threads(), "cpu": _cpu(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(), "cpu": f"{os.cpu_count()} x {processor()}", "commit": commit(),
+        "torch": torch.__version__, "transformers": transformers.__version__,
         "rows": len(read_relations(arguments.train_file)), "epochs": arguments.epochs, "pairs": pairs, "ratios": ratios,
     }  # fmt: skip
     arguments.record.parent.mkdir(parents=True, exist_ok=True)
@@ -145,11 +147,6 @@ def main() -> None:
         scores = [pair[side]["f1"] for pair in pairs if "f1" in pair[side]]
         score = f"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
         print(f"| {title} | {speed:.1f} | {' | '.join(over)} | {score} |")
-
-
-def _cpu() -> str:
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{os.cpu_count()} x {names[0] if names else 'unknown'}"
 
 
 if __name__ == "__main__":

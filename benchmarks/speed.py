@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.origin import commit, processor
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError, run_command
 
@@ -101,11 +102,9 @@ def machine() -> dict[str, str]:
     import torch
     import transformers
 
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
-    )
     versions = {module.__name__: module.__version__ for module in (torch, transformers, deepspeed)}
-    return {"cpu": cpu, "cores": str(os.cpu_count()), "python": platform.python_version(), **versions}
+    cores = str(os.cpu_count())
+    return {"cpu": processor(), "cores": cores, "commit": commit(), "python": platform.python_version(), **versions}
 
 
 def picture() -> None:
