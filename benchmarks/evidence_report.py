@@ -275,16 +275,18 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
 
 
 def with_first_steps(records: dict[str, list[Record]]) -> list[Record]:
-    """main.xpt, its curves begun by those of early.xpt: the same steps, validated more often. Raises ValueError where they do not meet."""
-    often, found = {record["seed"]: record for record in records.get("early.xpt", [])}, []
-    for record in records.get("main.xpt", []):
-        first = often[record["seed"]]["curve"] if record["seed"] in often else []
+    """main.xpt, its curves begun by those of early.xpt: the same steps, validated more often. A seed that has no more yet is as it is.
+    Raises ValueError where they do not meet."""
+    long, often = ({record["seed"]: record for record in records.get(label, [])} for label in ("main.xpt", "early.xpt"))
+    found = [often[seed] for seed in often.keys() - long.keys()]
+    for seed, record in long.items():
+        first = often[seed]["curve"] if seed in often else []
         at = {step: loss for step, _, loss in record["curve"]}
         for step, _, loss in first:
             if abs(at.get(step, loss) - loss) > SAME_RUN:
-                raise ValueError(f"seed {record['seed']} at step {step}: main.xpt has {at[step]}, early.xpt {loss}")
+                raise ValueError(f"seed {seed} at step {step}: main.xpt has {at[step]}, early.xpt {loss}")
         found.append({**record, "curve": first + [point for point in record["curve"] if not first or point[0] > first[-1][0]]})
-    return found
+    return sorted(found, key=lambda record: record["seed"])
 
 
 def reached_table(records: dict[str, list[Record]]) -> str:

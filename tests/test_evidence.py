@@ -240,6 +240,8 @@ def test_the_report_says_what_the_records_say() -> None:
     assert "seed 0: xpt has scratch's last loss, 5.000, after 1.25M tokens, 1/3.2" in evidence_report.hypotheses(
         records | {"early.xpt": [often]}
     )
+    alone = evidence_report.hypotheses(records | {"main.xpt": arms[0][1:], "early.xpt": [often]})  # the long run is still to come
+    assert "seed 0: xpt has scratch's last loss, 5.000, after 1.25M tokens, 1/3.2" in alone
     with pytest.raises(ValueError, match=r"seed 0 at step 100: main\.xpt has 6, early\.xpt 6\.5"):
         evidence_report.hypotheses(records | {"early.xpt": [{**often, "curve": [[0, "all", 9], [100, "all", 6.5]]}]})
     records["main.xpt"].pop(0)
