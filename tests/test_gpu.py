@@ -17,8 +17,9 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tests.distributed import run_on_ranks
+from tests.klue.conftest import work  # noqa: F401
+from tests.klue.invented import settings
 from tests.test_engine import CASES, TWO_STAGES, Case, final, reference, run_cases, start_run, write_ds_config
-from tests.test_finetune import settings, work  # noqa: F401
 from tests.test_xpt import ROOT
 from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.checkpoint import newest

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from data_tools.errors import UserError
-from tests.test_finetune import invented_rows
+from tests.klue.invented import invented_rows
 from trainer import classifier as classifiers
 from trainer import finetune
 from trainer.classifier import encode_rows, load_classifier, new_classifier, predict_probabilities, quiet_transformers
