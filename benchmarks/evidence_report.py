@@ -336,9 +336,10 @@ def main() -> None:
     document = DOCS / "results.md"
     text = document.read_text(encoding="utf-8")
     document.write_text(rendered(text, records), encoding="utf-8")
+    drawn = records | {"main.xpt": [record for record in with_first_steps(records) if record["table"] == "main"]}
     for name in dict.fromkeys(label.split(".")[0] for label in records):
         if f"evidence_{name}.png" in text:
-            draw_curves(name, records)
+            draw_curves(name, drawn)
     both = [records.get(f"main.{arm}", []) for arm in ("scratch", "xpt")]  # in colours as the losses
     if all(both) and "evidence_scores.png" in text:
         draw_scores(both)
