@@ -240,7 +240,7 @@ def test_on_another_device_a_classifier_computes_by_transformers() -> None:
     shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
     settings = BertConfig(**shape, max_position_embeddings=60, num_labels=5)
     model = AutoModelForSequenceClassification.from_config(settings, attn_implementation="eager")
-    write_out_encoder(model)
+    write_out_encoder(model, first_only=False)
     assert isinstance(model.base_model.encoder.forward, Encoder)
     model.to("meta")
     hidden = torch.zeros(BATCH, LENGTH, 80, device="meta")
@@ -248,13 +248,14 @@ def test_on_another_device_a_classifier_computes_by_transformers() -> None:
     with pytest.raises(AssertionError, match="xpt_column_sums"):
         kernels.column_sums(torch.zeros(2, 3, device="meta"))
     other = AutoModelForSequenceClassification.from_config(settings, attn_implementation="sdpa")
-    write_out_encoder(other)
+    write_out_encoder(other, first_only=False)
     assert not isinstance(other.base_model.encoder.forward, Encoder)  # its masks are others
 
 
 @built
+@pytest.mark.parametrize("first_only", [False, True])
 @pytest.mark.parametrize("config", [BertConfig, RobertaConfig, XLMRobertaConfig, ElectraConfig], ids=lambda config: config.model_type)
-def test_a_classifier_over_padded_rows_is_that_of_transformers(config: type) -> None:
+def test_a_classifier_over_padded_rows_is_that_of_transformers(config: type, first_only: bool) -> None:
     torch.manual_seed(0)
     shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
     fields = {"max_position_embeddings": 60, "pad_token_id": 1, "initializer_range": 0.2, "hidden_dropout_prob": 0.0, "num_labels": 5}
@@ -266,7 +267,7 @@ def test_a_classifier_over_padded_rows_is_that_of_transformers(config: type) -> 
     found = []
     for written_out in (False, True):
         if written_out:
-            write_out_encoder(model)
+            write_out_encoder(model, first_only)
             assert isinstance(model.base_model.encoder.forward, Encoder)
         model.zero_grad(set_to_none=True)
         logits = model(input_ids=tokens, attention_mask=mask).logits
@@ -278,6 +279,8 @@ def test_a_classifier_over_padded_rows_is_that_of_transformers(config: type) -> 
     largest = max(float(gradient.abs().max()) for gradient in reference.values())
     for name, gradient in reference.items():  # that of a key's bias is 0 but for rounding
         torch.testing.assert_close(gradients_[name], gradient, rtol=1e-4, atol=1e-5 * largest, msg=name)
+    states = model.base_model(input_ids=tokens, attention_mask=mask)[0]
+    assert states.shape == (BATCH, 1 if first_only else LENGTH, 80)
     with torch.autocast("cpu", torch.bfloat16):
         coarse = model(input_ids=tokens, attention_mask=mask).logits
     assert 0 < (coarse - expected).abs().max() < 0.05 * expected.abs().max()

@@ -333,7 +333,7 @@ def _load_model(source: str, head: str, **settings: object) -> tuple[PreTrainedM
             f"--model {source}: expected a model that {auto_class.__name__} loads from safetensors, found: {first_line(error)}; "
             "save it anew, or give another"
         ) from None
-    write_out_encoder(model)
+    write_out_encoder(model, first_only=head == "cls")  # these four kinds classify from [CLS]
     return model, loading
 
 

@@ -63,14 +63,16 @@ class Forward:
 
 
 class Encoder:
-    """Takes the place of an encoder's `forward` in a `transformers` model with any head: padded rows, fp32 weights under bf16 autocast."""
+    """Takes the place of an encoder's `forward` in a `transformers` model with any head: padded rows, fp32 weights under bf16 autocast.
 
-    def __init__(self, encoder: Any, config: PretrainedConfig) -> None:
-        self._encoder, self._config = encoder, config
+    first_only: the head looks at the first token of each row alone, so that the last layer gives back no other."""
+
+    def __init__(self, encoder: Any, config: PretrainedConfig, first_only: bool) -> None:
+        self._encoder, self._config, self._first_only = encoder, config, first_only
         self._theirs = encoder.forward
 
     def __call__(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **unused: Any) -> ModelOutput:
-        """hidden_states: (B, L, H). attention_mask: (B, 1, 1 or L, L), as eager attention has it: 0 where a token is seen, else very low.
+        """hidden_states: (B, L, H); the last ones are (B, L, H), or (B, 1, H). attention_mask: (B, 1, 1 or L, L), as eager attention has it: 0 where a token is seen, else very low.
 
         What padding itself becomes differs from transformers'; no head may look at it. Moved to another device, the model computes by
         transformers again.
@@ -83,17 +85,19 @@ class Encoder:
         segments = None if attention_mask is None else (attention_mask[:, 0, 0] == 0).long()
         keys = torch.randint(2**62, (3 * len(self._encoder.layer),)).tolist()
         x = hidden_states.to(dtype).flatten(0, 1).contiguous()
-        shape = (*hidden_states.shape[:2], self._config.num_attention_heads)
-        x = _run_layers(self._encoder.layer, x, segments, shape, keys, hidden_rate, attention_rate)
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x.view(hidden_states.shape))
+        rows, length, width = hidden_states.shape
+        shape = (rows, length, self._config.num_attention_heads)
+        selected = torch.arange(0, rows * length, length) if self._first_only else None
+        x = _run_layers(self._encoder.layer, x, segments, shape, keys, hidden_rate, attention_rate, selected)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=x.view(rows, -1, width))
 
 
-def write_out_encoder(model: PreTrainedModel) -> None:
-    """Let the encoder of a BERT-like model compute by this file, where it can: on CPU, with eager attention."""
+def write_out_encoder(model: PreTrainedModel, first_only: bool) -> None:
+    """Let the encoder of a BERT-like model compute by this file, where it can: on CPU, with eager attention. first_only: as in `Encoder`."""
     base: Any = model.base_model
     known = model.config.model_type in ("bert", "roberta", "xlm-roberta", "electra")
     if known and supports(model) and model.config._attn_implementation == "eager":
-        base.encoder.forward = Encoder(base.encoder, model.config)
+        base.encoder.forward = Encoder(base.encoder, model.config, first_only)
 
 
 def _thresholds(config: PretrainedConfig, training: bool) -> tuple[int, int]:
