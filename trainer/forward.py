@@ -72,7 +72,8 @@ class Encoder:
         self._theirs = encoder.forward
 
     def __call__(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **unused: Any) -> ModelOutput:
-        """hidden_states: (B, L, H); the last ones are (B, L, H), or (B, 1, H). attention_mask: (B, 1, 1 or L, L), as eager attention has it: 0 where a token is seen, else very low.
+        """hidden_states: (B, L, H); what comes back is (B, L, H), or (B, 1, H). attention_mask: (B, 1, 1 or L, L), as eager attention has
+        it: 0 where a token is seen, else very low.
 
         What padding itself becomes differs from transformers'; no head may look at it. Moved to another device, the model computes by
         transformers again.
@@ -93,7 +94,7 @@ class Encoder:
 
 
 def write_out_encoder(model: PreTrainedModel, first_only: bool) -> None:
-    """Let the encoder of a BERT-like model compute by this file, where it can: on CPU, with eager attention. first_only: as in `Encoder`."""
+    """Let the encoder of a BERT-like model compute by this file, where it can: on CPU, with eager attention."""
     base: Any = model.base_model
     known = model.config.model_type in ("bert", "roberta", "xlm-roberta", "electra")
     if known and supports(model) and model.config._attn_implementation == "eager":
