@@ -19,23 +19,15 @@ from pathlib import Path
 import psutil
 
 
-def memory_of(process: psutil.Process) -> int:
-    """Bytes of a process and its children, pages that they share counted once (PSS)."""
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
-        with contextlib.suppress(psutil.Error):
-            total += one.memory_full_info().pss
-    return total
-
-
-def cpu_seconds_of(process: psutil.Process) -> float:
-    """Of a process and its children that still run."""
-    total = 0.0
+def usage_of(process: psutil.Process) -> tuple[int, float]:
+    """Of a process and its children that still run: bytes, pages that they share counted once (PSS); seconds of CPU time."""
+    memory, seconds = 0, 0.0
     for one in [process, *process.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
             times = one.cpu_times()
-            total += times.user + times.system
-    return total
+            seconds += times.user + times.system
+            memory += one.memory_full_info().pss
+    return memory, seconds
 
 
 def measure(words: list[str], folder: Path) -> dict[str, float]:
@@ -47,17 +39,17 @@ def measure(words: list[str], folder: Path) -> dict[str, float]:
         for name in ("sentences", "tokenizer"):
             if name not in ends and (folder / ".work" / f"{name}.json").exists():
                 ends[name] = time.perf_counter()
-        peak = max(peak, memory_of(process))
-        cpu = max(cpu, cpu_seconds_of(process))
+        memory, seconds = usage_of(process)
+        peak, cpu = max(peak, memory), max(cpu, seconds)
         time.sleep(0.1)
     assert process.returncode == 0
     end = time.perf_counter()
-    seconds = {
+    parts = {
         "sentences": ends["sentences"] - begin,
         "tokenizer": ends["tokenizer"] - ends["sentences"],
         "tokens": end - ends["tokenizer"],
     }
-    return {"peak_megabytes": peak / 1e6, "cpu_seconds": cpu, **{f"{name}_seconds": value for name, value in seconds.items()}}
+    return {"peak_megabytes": peak / 1e6, "cpu_seconds": cpu, **{f"{name}_seconds": value for name, value in parts.items()}}
 
 
 def main() -> None:

@@ -105,31 +105,31 @@ def without_fitting(fitted: Callable[..., None]) -> Callable[..., None]:
     return pass_through
 
 
-def with_layers(load: Callable[[str], surgery.Seed], change: Callable[[str, torch.Tensor], None]) -> Callable[[str], surgery.Seed]:
+def with_layers(
+    load: Callable[[str], surgery.Seed], change: Callable[[str, torch.Tensor, torch.Generator], None]
+) -> Callable[[str], surgery.Seed]:
     """A replacement of surgery.load_seed. change: is called with the name and the values of each of the layers' weights."""
 
     def load_seed(seed_model: str) -> surgery.Seed:
-        seed = load(seed_model)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            for name, value in seed.weights.items():
-                if seed.architecture.layer_of(name) is not None:
-                    change(name, value)
+        seed, generator = load(seed_model), torch.Generator().manual_seed(0)
+        for name, value in seed.weights.items():
+            if seed.architecture.layer_of(name) is not None:
+                change(name, value, generator)
         return seed
 
     return load_seed
 
 
-def shuffle(name: str, value: torch.Tensor) -> None:
+def shuffle(name: str, value: torch.Tensor, generator: torch.Generator) -> None:
     """LayerNorms and biases stay."""
     if value.dim() > 1:
-        value.copy_(value.flatten()[torch.randperm(value.numel())].view_as(value))
+        value.copy_(value.flatten()[torch.randperm(value.numel(), generator=generator)].view_as(value))
 
 
-def draw_anew(name: str, value: torch.Tensor) -> None:
+def draw_anew(name: str, value: torch.Tensor, generator: torch.Generator) -> None:
     """As transformers begins a BERT."""
     if value.dim() > 1:
-        value.normal_(0, BertConfig().initializer_range)
+        value.normal_(0, BertConfig().initializer_range, generator=generator)
     else:
         value.fill_(1.0 if "LayerNorm.weight" in name else 0.0)
 
