@@ -268,8 +268,7 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
     if short and scratches:
         ours, theirs = ([*map(final, arm)] for arm in (short, scratches))
         lines.append(
-            f"* runs of 1/32 of the tokens, from a text that has no more, end at {spread(ours)}, "
-            f"scratch with all of them at {spread(theirs)}: {difference(ours, theirs)}."
+            f"* runs of 1/32 of the tokens end at {spread(ours)}, scratch with all of them at {spread(theirs)}: {difference(ours, theirs)}."
         )
     return "\n".join(lines)
 
