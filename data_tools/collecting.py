@@ -35,6 +35,8 @@ def list_inputs(names: list[str], besides: Path | None = None) -> list[Path | st
     """
     inputs: list[Path | str] = []
     for name in names:
+        if not name:  # of a variable that is not set; as a path it would be the folder we are in
+            raise UserError("--input '': expected a file or a directory, found an empty name; check the variable it came from.")
         inputs += [name] if is_dataset(name) else list_files([Path(name)], besides)
     return inputs
 

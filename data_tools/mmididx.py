@@ -11,6 +11,7 @@ The document index begins with 0 and ends with the number of items: document d h
 
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +87,10 @@ class IndexedDatasetWriter:
 
     def abandon(self) -> None:
         """Remove what was written."""
-        self._bin.close()
-        self._index.close()
-        for extension in (".bin", ".idx"):
+        for extension, file in ((".bin", self._bin), (".idx", self._index)):
             Path(self._prefix + extension + ".partial").unlink(missing_ok=True)
+            with suppress(OSError):  # a full disk has no room for what is still in memory
+                file.close()
 
     def __enter__(self) -> "IndexedDatasetWriter":
         return self

@@ -21,7 +21,7 @@ def new_parser(command: str, description: str | None) -> argparse.ArgumentParser
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
-    """--input, --workers and --seed."""
+    """--input and --workers."""
     parser.add_argument(
         "--input",
         nargs="+",
@@ -35,6 +35,10 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         default=len(os.sched_getaffinity(0)),
         help="processes (default: one a core that we may use); the output does not depend on it",
     )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """--seed, of what is drawn."""
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -80,5 +84,6 @@ def check_numbers(options: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
     if options.min_characters > options.max_characters:
         raise UserError(f"--min-characters {options.min_characters}: expected at most --max-characters, {options.max_characters}.")
-    if not 0.98 <= (getattr(options, "character_coverage", None) or 1) <= 1:
-        raise UserError(f"--character-coverage {options.character_coverage}: expected 0.98 to 1.")
+    coverage = getattr(options, "character_coverage", None)
+    if coverage is not None and not 0.98 <= coverage <= 1:
+        raise UserError(f"--character-coverage {coverage}: expected 0.98 to 1.")

@@ -24,7 +24,16 @@ from data_tools.digest import sha256_of
 from data_tools.encoding import Block, encode_block
 from data_tools.errors import UserError, run_command
 from data_tools.mmididx import IndexedDatasetWriter
-from data_tools.options import VOCABULARY_DEFAULTS, add_input, add_sentences, add_vocabulary, check_numbers, fill_vocabulary, new_parser
+from data_tools.options import (
+    VOCABULARY_DEFAULTS,
+    add_input,
+    add_seed,
+    add_sentences,
+    add_vocabulary,
+    check_numbers,
+    fill_vocabulary,
+    new_parser,
+)
 from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
 from data_tools.spool import Spool
 from data_tools.vocabulary import FILES, MODEL_NAME, check_export, export_tokenizer, load_processor, train_vocabulary
@@ -39,6 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; a number out of range is refused with a UserError."""
     parser = new_parser("prepare", __doc__)
     add_input(parser)
+    add_seed(parser)
     parser.add_argument("--output-dir", type=Path, required=True, metavar="CORPUS")
     add_sentences(parser)
     vocabulary = add_vocabulary(parser)

@@ -18,7 +18,7 @@ from data_tools.sentences import make_splitter
 from data_tools.sources import Document
 
 BLOCK_BYTES = 1 << 20
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]+")
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]+")  # joiners and direction marks, too
 
 
 class SplitDocuments(NamedTuple):
@@ -70,7 +70,7 @@ def split_documents(documents: list[Document], splitter: str, keep: SentenceFilt
 
 
 def _as_compared(line: str) -> bytes:
-    """What two lines have in common that no tokenizer tells apart: NFKC, without what cannot be seen."""
+    """Lines that look the same give the same: NFKC, without what cannot be seen."""
     return unicodedata.normalize("NFKC", _INVISIBLE.sub("", line)).encode("utf-8", "replace")
 
 

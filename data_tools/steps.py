@@ -15,7 +15,7 @@ import numpy as np
 
 from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences, tell_found
 from data_tools.errors import UserError, run_command
-from data_tools.options import add_input, add_sentences, add_vocabulary, check_numbers, fill_vocabulary, new_parser
+from data_tools.options import add_input, add_seed, add_sentences, add_vocabulary, check_numbers, fill_vocabulary, new_parser
 from data_tools.splits import TRAIN
 from data_tools.spool import Spool
 from data_tools.vocabulary import FILES, export_tokenizer, train_vocabulary
@@ -38,7 +38,7 @@ def write_sentences(options: argparse.Namespace) -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".work-") as folder:
         spool = collect(options, Path(folder))
-        aside = Path(folder) / options.output.name
+        aside = Path(folder) / "output"  # a name of its own: the work in that folder has files, too
         with open(aside, "w", encoding="utf-8") as output:
             for offset, documents in spool.blocks():
                 sentences = iter(spool.read(offset, documents))
@@ -78,6 +78,7 @@ def main() -> None:
     for step in (sentences, tokenizer):
         add_input(step)
         add_sentences(step)
+    add_seed(tokenizer)
     add_vocabulary(tokenizer)
     with mpi_workers() as is_first:
         if is_first:

@@ -1,5 +1,7 @@
 """The indexed dataset, against DeepSpeed's reader (the oracle) and against its own bytes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,21 @@ def test_nothing_is_left_by_a_writer_that_fails(tmp_path: Path) -> None:
     writer.add_item([1])
     del writer  # killed: no file has its final name
     assert not (tmp_path / "data.bin").exists() and not (tmp_path / "data.idx").exists()
+
+
+def test_nothing_is_left_on_a_full_disk(tmp_path: Path) -> None:
+    """A limit on a file's size stands for the disk; in a process of its own."""
+    code = f"""
+import resource, signal, numpy
+from data_tools.mmididx import IndexedDatasetWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+with IndexedDatasetWriter({str(tmp_path / "data")!r}, numpy.uint16) as writer:
+    for _ in range(9000):
+        writer.add_item([1, 2, 3])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "File too large" in done.stderr and list(tmp_path.iterdir()) == [], done.stderr
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

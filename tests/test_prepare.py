@@ -1,6 +1,7 @@
 """The commands, end to end on small invented text: what a corpus holds, and what the user's mistakes get."""
 
 import errno
+import hashlib
 import html
 import json
 import os
@@ -31,6 +32,7 @@ from data_tools.errors import UserError
 from data_tools.exclusions import read_exclusions
 from data_tools.filters import content_key
 from data_tools.findings import Findings
+from data_tools.hub import read_dataset
 from data_tools.page import render
 from data_tools.sentences import split_sentences
 from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
@@ -233,6 +235,8 @@ def test_damaged_corpora_are_refused(corpus_dir: Path, tmp_path: Path) -> None:
         (FORTY, ("--vocab-size", 5000), "--vocab-size 5000.*smaller --vocab-size"),
         (FORTY, ("--valid-sentences", 30), "at most half"),
         (FORTY, ("--workers", 0), "--workers 0"),
+        (FORTY, ("--character-coverage", 0), "--character-coverage 0.0: expected 0.98 to 1"),
+        (FORTY, ("--input", ""), "--input '': .*found an empty name"),
         (FORTY, ("--max-train-sentences", -5), "--max-train-sentences -5"),
         (FORTY, ("--tokenizer", "nowhere"), "nowhere: expected a tokenizer folder"),
         (FORTY, ("--test-sentences", 0, "--valid-sentences", 39), "39 sentences for valid and 0 for test: expected at most half"),
@@ -377,6 +381,11 @@ def test_the_commands_as_launched(text_file: Path, corpus_dir: Path, tmp_path: P
     samples = [line.split("] ", 1)[1] for line in report.stdout.splitlines() if line.startswith("  [")]
     assert len(samples) == 6 and set(samples) <= sentences
     assert str(Corpus.open(corpus_dir).manifest["splits"]["train"]["tokens"]) in report.stdout
+    damaged = shutil.copytree(corpus_dir, tmp_path / "damaged") / "train.bin"
+    data = damaged.read_bytes()
+    damaged.write_bytes(bytes([data[0] ^ 1]) + data[1:])  # of the same size: only --verify sees it
+    for flags, status in (((), 0), (("--verify",), 2)):
+        assert launch("-m", "data_tools.inspect", damaged.parent, *flags).returncode == status
     assert launch("-m", "data_tools.inspect", tmp_path).returncode == 2
     light = "import sys, data_tools.prepare, data_tools.inspect; assert not {'torch', 'transformers', 'deepspeed'} & set(sys.modules)"
     assert launch("-c", light).returncode == 0
@@ -460,7 +469,7 @@ def test_what_is_left_out_is_left_out_and_counted(tmp_path: Path) -> None:
 
 def test_equal_text_is_a_duplicate_however_it_is_written(tmp_path: Path) -> None:
     documents = [" ".join(sentences) for sentences in invented_documents(60, 1)]
-    again = [unicodedata.normalize("NFD", documents[3]), documents[4].replace(" ", "\u200b ", 1), documents[5].replace("다", "다", 1)]
+    again = [unicodedata.normalize("NFD", documents[3]), documents[4].replace(" ", "\u200b \u202a", 1), documents[5].replace("다", "다", 1)]
     (tmp_path / "text").write_text("\n\n".join([*documents, *again, "\u3164\u3164\u3164 \u3164"]))
     run("--input", tmp_path / "text", "--output-dir", tmp_path / "c", "--vocab-size", 150, "--workers", 1)
     corpus = Corpus.open(tmp_path / "c")
@@ -631,6 +640,11 @@ def test_a_dataset_folder_is_read_in_streaming_mode(tmp_path: Path) -> None:
     assert again.fingerprint == Corpus.open(tmp_path / "hf").fingerprint and again.manifest["documents"]["without_sentences"] == 1
     with pytest.raises(UserError, match=r"--input hf:.*nowhere"):
         run("--input", f"hf:{tmp_path / 'nowhere'}", "--output-dir", tmp_path / "d", "--workers", 1)
+    # hf:DATASET:CONFIG is that part of the dataset and no other
+    (tmp_path / "data" / "other.jsonl").write_text(json.dumps({"text": "다른 글이다."}) + "\n")
+    parts = "".join(f"- config_name: {name}\n  data_files: {file}\n" for name, file in (("whole", "train.jsonl"), ("part", "other.jsonl")))
+    (tmp_path / "data" / "README.md").write_text(f"---\nconfigs:\n{parts}---\n")
+    assert [document.text for document in read_dataset(f"hf:{tmp_path / 'data'}:part", 0, hashlib.sha256())] == ["다른 글이다."]
 
 
 def test_the_steps_one_by_one_make_the_same_corpus(corpus_dir: Path, text_file: Path, tmp_path: Path) -> None:
@@ -639,15 +653,15 @@ def test_the_steps_one_by_one_make_the_same_corpus(corpus_dir: Path, text_file: 
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    launch("data_tools.steps", "sentences", "--input", text_file, "--output", tmp_path / "new" / "sentences.txt")
-    documents = (tmp_path / "new" / "sentences.txt").read_text().strip().split("\n\n")
+    launch("data_tools.steps", "sentences", "--input", text_file, "--output", tmp_path / "new" / "sentences")  # as our own work is called
+    documents = (tmp_path / "new" / "sentences").read_text().strip().split("\n\n")
     assert [document.split("\n") for document in documents] == DOCUMENTS
     launch(
         "data_tools.steps", "tokenizer", "--input", text_file, "--vocab-size", 150, "--model-type", "bpe", "--output-dir", tmp_path / "t"
     )
     assert check_export(tmp_path / "t").vocab_size() == 150
     assert sorted(path.name for path in (tmp_path / "t").iterdir()) == sorted(FILES)
-    lines = ("--input", tmp_path / "new" / "sentences.txt", "--splitter", "lines", "--tokenizer", corpus_dir / "tokenizer", "--workers", 1)
+    lines = ("--input", tmp_path / "new" / "sentences", "--splitter", "lines", "--tokenizer", corpus_dir / "tokenizer", "--workers", 1)
     run(*lines, "--output-dir", tmp_path / "c")
     outputs = [Corpus.open(folder).manifest["outputs"] for folder in (tmp_path / "c", corpus_dir)]
     assert outputs[0] == outputs[1] and sorted(path.name for path in tmp_path.iterdir()) == ["c", "new", "t"]
