@@ -26,6 +26,10 @@ import yaml
 from benchmarks import origin as origins
 from benchmarks.evidence_report import DEFINES, RECORDS
 from benchmarks.probes import probe, test_loss
+from data_tools import aside
+from data_tools.corpus import Corpus
+from data_tools.digest import sha256_of
+from data_tools.errors import UserError, run_command
 
 TABLE = Path("benchmarks/evidence.yaml")
 RUNS = Path("runs/evidence")
@@ -100,20 +104,18 @@ def read_cells(path: Path = TABLE) -> tuple[dict[str, Any], list[Cell]]:
 
 def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> subprocess.Popen:
     """The next process that the cell needs: post-training, and then, where it is asked for, fine-tuning after each share."""
-    note_origin(cell, given, cell.corpus(arguments.corpus))
+    note_origin(cell, given, arguments)
     if not (cell.run / "model" / "config.json").is_file():
         recipe = given["recipe"]
         settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
         program = ["-m", "benchmarks.variants", *cell.variant, "--"] if cell.variant else ["trainer/xpt.py"]
-        if arguments.ranks > 1:
-            program = ["-m", "torch.distributed.run", "--master_port=29617", f"--nproc_per_node={arguments.ranks}", *program]
         command = [
             *program, "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", str(cell.corpus(arguments.corpus)),
             "--output-dir", str(cell.run), "--set", f"surgery.lexicon={arguments.lexicon}", *cell.overrides(settings),
         ]  # fmt: skip
     else:
         share = next(share for share in cell.klue if not fine_tuned(cell, share).is_file())
-        train, dev = (next(arguments.klue.glob(f"*{name}*.json")) for name in ("train", "dev"))
+        train, dev = klue_files(arguments.klue)
         command = [
             "trainer/klue_re.py", "train", "--model", str(export(cell, share, cell.corpus(arguments.corpus))), "--train-file", str(train),
             "--eval-file", str(dev), *given["fine_tuning"], "--seed", str(cell.seed), "--output-dir", str(fine_tuned(cell, share).parent),
@@ -123,20 +125,35 @@ def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> s
         return subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def note_origin(cell: Cell, given: dict[str, Any], corpus: Path) -> None:
-    """Beside the run: the cell's definition, the corpus's fingerprint, the processor, and at each start the last commit that changed code,
-    marked where files differ from it. Raises OtherExperimentError when what stands there was begun under another definition."""
-    commit = origins.commit()
+def klue_files(folder: Path) -> list[Path]:
+    """The file to train on and the one to evaluate on. Raises UserError unless there is one of each."""
+    found = [sorted(folder.glob(f"*{name}*.json")) for name in ("train", "dev")]
+    for name, files in zip(("train", "dev"), found, strict=True):
+        if len(files) != 1:
+            found_names = ", ".join(file.name for file in files) or "none"
+            raise UserError(f"--klue {folder}: expected one *{name}*.json, found {found_names}; name a folder that has one")
+    return [file for (file,) in found]
+
+
+def ingredients(cell: Cell, arguments: argparse.Namespace) -> dict[str, str]:
+    """By content, what the cell is made of besides its definition. The corpus has a fingerprint of its own."""
+    train, dev = klue_files(arguments.klue)
+    files = {"lexicon": arguments.lexicon, "klue_train": train, "klue_dev": dev}
+    return {"corpus": Corpus.open(cell.corpus(arguments.corpus)).fingerprint, **{name: sha256_of(file) for name, file in files.items()}}
+
+
+def note_origin(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Beside the run: the cell's definition, what it is made of, the processor, and at each start the last commit that changed code, marked
+    where files differ from it. Raises OtherExperimentError when what stands there was begun under another definition or of other things."""
+    commit, made_of = origins.commit(), ingredients(cell, arguments)
     if not cell.origin.is_file():
-        fingerprint = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))["fingerprint"]
-        origin = {**definition(cell, given), "corpus": fingerprint, "processor": origins.processor(), "commits": []}
+        origin = {**definition(cell, given), **made_of, "processor": origins.processor(), "commits": []}
     else:
         origin = json.loads(cell.origin.read_text(encoding="utf-8"))
-        refuse_other(cell, given, origin, str(cell.run))
+        refuse_other({**definition(cell, given), **made_of}, origin, str(cell.run))
     if commit not in origin["commits"]:
         origin["commits"].append(commit)
-        cell.origin.parent.mkdir(parents=True, exist_ok=True)
-        cell.origin.write_text(json.dumps(origin), encoding="utf-8")
+        aside.write_text(cell.origin, json.dumps(origin))
 
 
 def definition(cell: Cell, given: dict[str, Any]) -> dict[str, Any]:
@@ -144,9 +161,9 @@ def definition(cell: Cell, given: dict[str, Any]) -> dict[str, Any]:
     return {**{key: getattr(cell, key) for key in DEFINES}, **({"fine_tuning": given["fine_tuning"]} if cell.klue else {})}
 
 
-def refuse_other(cell: Cell, given: dict[str, Any], found: dict[str, Any], where: str) -> None:
-    """Raise OtherExperimentError unless `found` agrees with the cell in all that it says of its definition."""
-    differing = [key for key, value in definition(cell, given).items() if found.get(key, value) != value]
+def refuse_other(wanted: dict[str, Any], found: dict[str, Any], where: str) -> None:
+    """Raise OtherExperimentError unless `found` agrees in all that it says of what is wanted."""
+    differing = [key for key, value in wanted.items() if found.get(key, value) != value]
     if differing:
         raise OtherExperimentError(f"{where} is of another {' and '.join(differing)}; move it away, or mend {TABLE}")
 
@@ -178,7 +195,7 @@ def recorded(cell: Cell, given: dict[str, Any]) -> bool:
     if not cell.record.is_file():
         return False
     record = json.loads(cell.record.read_text(encoding="utf-8"))
-    refuse_other(cell, given, record, str(cell.record))
+    refuse_other(definition(cell, given), record, str(cell.record))
     return {row["tokens"] for row in record["klue_re"]} >= {share * cell.tokens for share in cell.klue}
 
 
@@ -193,15 +210,14 @@ def keep(cell: Cell, arguments: argparse.Namespace) -> None:
     figures = ("micro_f1", "auprc", "accuracy", "num_examples", "training_seconds")
     reports = {share: json.loads(fine_tuned(cell, share).read_text(encoding="utf-8")) for share in cell.klue}
     record["klue_re"] = [{"tokens": share * cell.tokens, **{key: report[key] for key in figures}} for share, report in reports.items()]
-    valid = json.loads((cell.corpus(arguments.corpus) / "manifest.json").read_text(encoding="utf-8"))["splits"]["valid"]
+    valid = Corpus.open(cell.corpus(arguments.corpus)).manifest["splits"]["valid"]
     record["tokens_per_character"] = round(valid["tokens"] / valid["characters"], 5)
     record["test_loss"] = round(test_loss(cell.run / "model", cell.corpus(arguments.corpus)), 5)
     if (cell.run / "checkpoints").is_dir():
         record["probes"] = probe(cell.run, arguments.lexicon)
     elif "probes" in earlier:
         record["probes"] = earlier["probes"]
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    cell.record.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.write_text(cell.record, json.dumps(record, ensure_ascii=False) + "\n")
     shutil.rmtree(cell.run / "checkpoints", ignore_errors=True)
     if arguments.commit:
         commit_record(cell)
@@ -220,7 +236,10 @@ def commit_record(cell: Cell) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run what is left; returns how many cells failed."""
     given, cells = read_cells()
-    left = [cell for cell in cells if not arguments.only or cell.label.startswith(arguments.only)]
+    left = [cell for cell in cells if cell.label.startswith(arguments.only)]
+    if not left:
+        raise UserError(f"--only {arguments.only}: no cell of {TABLE} begins so; `list` names them")
+    klue_files(arguments.klue)
     deadline = time.monotonic() + 60 * arguments.minutes
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
@@ -232,12 +251,13 @@ def run(arguments: argparse.Namespace) -> int:
         nonlocal failed
         try:
             work(cell)
-        except (OtherExperimentError, OSError, LookupError, ValueError, subprocess.CalledProcessError) as error:
+        except (OtherExperimentError, UserError, OSError, LookupError, ValueError, subprocess.CalledProcessError) as error:
             failed += 1
             print(f"{cell.label}: {type(error).__name__}: {error}", flush=True)
 
     def begin(cell: Cell) -> None:
         if recorded(cell, given):
+            shutil.rmtree(cell.run / "checkpoints", ignore_errors=True)  # of a kill just after the record was written
             return
         if finished(cell):
             end(cell)
@@ -300,7 +320,6 @@ def main() -> None:
     runner.add_argument("--only", default="", help="cells whose label begins so")
     runner.add_argument("--minutes", type=float, default=100)
     runner.add_argument("--jobs", type=int, default=2, help="cells at a time")
-    runner.add_argument("--ranks", type=int, default=1, help="of each post-training, of one thread each")
     runner.add_argument("--commit", action="store_true", help="commit each record as its cell ends")
     arguments = parser.parse_args()
     if arguments.command == "list":
@@ -310,4 +329,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -13,7 +13,9 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The last one that changed code, marked where files differ from it. Raises CalledProcessError outside of a clone."""
-    found = subprocess.run(["git", "log", "-1", "--format=%h", "--", *CODE], capture_output=True, text=True, check=True).stdout.strip()
+    """The last one that changed code, marked where files differ from it; "unknown" where git cannot tell, as outside of a clone."""
+    log = subprocess.run(["git", "log", "-1", "--format=%h", "--", *CODE], capture_output=True, text=True, check=False)
+    if log.returncode or not log.stdout:
+        return "unknown"
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *CODE], check=False).returncode
-    return found + " and changes" * bool(changed)
+    return log.stdout.strip() + " and changes" * bool(changed)

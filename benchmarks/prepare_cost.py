@@ -19,28 +19,25 @@ from pathlib import Path
 import psutil
 
 
-def usage_of(process: psutil.Process) -> tuple[int, float]:
-    """Of a process and its children that still run: bytes, pages that they share counted once (PSS); seconds of CPU time."""
-    memory, seconds = 0, 0.0
+def memory_of(process: psutil.Process) -> int:
+    """Bytes of a process and its children that still run, pages that they share counted once (PSS)."""
+    memory = 0
     for one in [process, *process.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
-            times = one.cpu_times()
-            seconds += times.user + times.system
             memory += one.memory_full_info().pss
-    return memory, seconds
+    return memory
 
 
 def measure(words: list[str], folder: Path) -> dict[str, float]:
     """Run prepare and watch it."""
-    begin, peak, cpu = time.perf_counter(), 0, 0.0
+    begin, peak = time.perf_counter(), 0
     process = psutil.Popen([sys.executable, "-m", "data_tools.prepare", *words, "--output-dir", str(folder)], stdout=subprocess.DEVNULL)
     ends: dict[str, float] = {}
     while process.poll() is None:
         for name in ("sentences", "tokenizer"):
             if name not in ends and (folder / ".work" / f"{name}.json").exists():
                 ends[name] = time.perf_counter()
-        memory, seconds = usage_of(process)
-        peak, cpu = max(peak, memory), max(cpu, seconds)
+        peak = max(peak, memory_of(process))
         time.sleep(0.1)
     assert process.returncode == 0
     end = time.perf_counter()
@@ -49,7 +46,7 @@ def measure(words: list[str], folder: Path) -> dict[str, float]:
         "tokenizer": ends["tokenizer"] - ends["sentences"],
         "tokens": end - ends["tokenizer"],
     }
-    return {"peak_megabytes": peak / 1e6, "cpu_seconds": cpu, **{f"{name}_seconds": value for name, value in parts.items()}}
+    return {"peak_megabytes": peak / 1e6, **{f"{name}_seconds": value for name, value in parts.items()}}
 
 
 def main() -> None:

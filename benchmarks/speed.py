@@ -67,11 +67,11 @@ def run(side: str, row: Row, corpus: str, place: Place, steps: int | None = None
     return result
 
 
-def measure(row: Row, corpus: str, pairs: int, spreads: list[tuple[int, int]]) -> dict[str, object]:
+def measure(row: Row, corpus: str, pairs: int) -> dict[str, object]:
     """Both sides in their fastest place (one trial of each), then `pairs` pairs, in turn begun by one and the other."""
     trials: dict[str, dict[Place, float]] = {}
     for side, attentions in ATTENTIONS.items():
-        places = [(*spread, attention) for spread in spreads for attention in attentions]
+        places = [(*spread, attention) for spread in SPREADS for attention in attentions]
         trials[side] = {place: run(side, row, corpus, place, steps=2)["tokens_per_second"] for place in places}
     best = {side: max(found, key=lambda place, found=found: found[place]) for side, found in trials.items()}  # type: ignore[misc]
     orders = [("ours", "theirs"), ("theirs", "ours")]
@@ -130,19 +130,16 @@ def main() -> None:
     parser.add_argument("--corpus", required=True, help="a corpus of 32,000 pieces")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=[*(row.name for row in ROWS), "ranks"], help="these rows (default: all)")
-    parser.add_argument("--spread", metavar="RANKSxTHREADS", help="for both sides, instead of the faster of 2x1 and 1x2")
     arguments = parser.parse_args()
     if (pieces := Corpus.open(arguments.corpus).vocab_size) != 32_000:
         raise UserError(f"--corpus {arguments.corpus}: expected 32,000 pieces, found {pieces:,}; benchmarks/README.md has the command")
-    ranks, _, threads = (arguments.spread or "").partition("x")
-    spreads = [(int(ranks), int(threads))] if threads else SPREADS
     RESULTS.mkdir(parents=True, exist_ok=True)
     print("| row | ours, tokens/s | theirs | ratio | ratio in CPU seconds | ours, of the multiplication rate |", flush=True)
     print("|---|---|---|---|---|---|", flush=True)
     for row in ROWS:
         if arguments.only and row.name not in arguments.only:
             continue
-        result = measure(row, arguments.corpus, arguments.pairs, spreads)
+        result = measure(row, arguments.corpus, arguments.pairs)
         (RESULTS / f"{row.name}.json").write_text(json.dumps(result, indent=1) + "\n")
         ours, theirs = (statistics.median(result[side]) for side in ("ours", "theirs"))  # type: ignore[call-overload]
         share = statistics.median(pair["ours"]["mfu"] for pair in result["pairs"])  # type: ignore[attr-defined]

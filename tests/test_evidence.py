@@ -2,19 +2,25 @@
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from scipy.stats import ttest_ind
-from transformers import AutoModelForMaskedLM, BertConfig
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig
 
-from benchmarks import evidence, evidence_report, variants
+from benchmarks import evidence, evidence_report, probes, variants
+from data_tools.corpus import Corpus
+from data_tools.errors import UserError
+from tests.tiny import make_corpus
 from trainer import engine
-from trainer.recipe import Optimizer, load_recipe
+from trainer.blocks import ContiguousBlocks, SpecialIds
+from trainer.recipe import Masking, Optimizer, load_recipe
 
 
 def test_every_cell_is_a_recipe_with_its_number_of_tokens() -> None:
@@ -73,7 +79,7 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
 
     def start(cell, given, arguments):
         started.append(cell.name)
-        evidence.note_origin(cell, given, tmp_path)
+        evidence.note_origin(cell, given, arguments)
         (cell.run / "model").mkdir(parents=True, exist_ok=True)
         if cell.name == "bad":
             return Stub(1)
@@ -92,15 +98,14 @@ def test_cells_are_done_once_a_failure_does_not_stop_the_others_and_time_ends(tm
     monkeypatch.setattr(evidence, "start", start)
     monkeypatch.setattr(evidence, "probe", lambda run, lexicon: {"seen": (run / "checkpoints").is_dir()})
     monkeypatch.setattr(evidence, "test_loss", lambda model, corpus: 7.25)
-    (tmp_path / "manifest.json").write_text(json.dumps({"fingerprint": "f", "splits": {"valid": {"tokens": 1, "characters": 2}}}))
-    arguments = argparse.Namespace(corpus=tmp_path, only="", minutes=1, jobs=2, lexicon=None, commit=False)
+    arguments = given_files(tmp_path)
     assert evidence.run(arguments) == 1 and sorted(started) == ["bad", "good", "klue", "klue", "klue"]
     record = json.loads(cells[2].record.read_text())
     assert (
         record["curve"] == [[1, "all", 7.5]]
         and [row["tokens"] for row in record["klue_re"]] == [2048, 4096]
         and record["klue_re"][0]["micro_f1"] == 1
-        and (record["test_loss"], record["corpus"]) == (7.25, "f")
+        and (record["test_loss"], record["corpus"]) == (7.25, Corpus.open(arguments.corpus).fingerprint)
         and len(record["commits"]) == 1
         and not cells[1].record.exists()
     )
@@ -143,8 +148,70 @@ def test_a_part_of_the_table_can_be_run(only, monkeypatch, tmp_path) -> None:
     started = []
     monkeypatch.setattr(evidence, "start", lambda cell, given, arguments: started.append(cell.label) or Stub(1))
     monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
-    evidence.run(argparse.Namespace(only=only, minutes=1, jobs=2, lexicon=None, commit=False))
+    evidence.run(argparse.Namespace(**{**vars(given_files(tmp_path)), "only": only}))
     assert started and all(label.startswith(only) for label in started)
+
+
+def test_a_cell_starts_with_the_files_it_names_and_no_others(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(evidence, "RUNS", tmp_path / "runs")
+    arguments, given, said = given_files(tmp_path), evidence.read_cells()[0], []
+    monkeypatch.setattr(evidence.subprocess, "Popen", lambda command, **_: said.append(command))
+    monkeypatch.setattr(evidence.subprocess, "run", lambda command, **_: said.append(command))
+    monkeypatch.setattr(evidence, "origins", SimpleNamespace(commit=lambda: "abc", processor=lambda: "a processor"))
+    stages = [{"name": "all", "train": ["all"], "share": 1.0, "learning_rate": 1e-3}]
+    cell = evidence.Cell("t", "cell", 7, 4096 * 8, [0.5, 1.0], "", ["unfitted"], {}, stages)
+    evidence.start(cell, given, arguments)
+    words = said.pop()
+    assert words[1:4] == ["-m", "benchmarks.variants", "unfitted"] and "seed=7" in words and f"surgery.lexicon={arguments.lexicon}" in words
+    assert words[words.index("--corpus") + 1] == str(arguments.corpus)
+
+    (cell.run / "model").mkdir(parents=True)
+    (cell.run / "model" / "config.json").write_text("{}")
+    for step in (0, 4, 8):
+        (cell.run / "checkpoints" / f"step-{step}").mkdir(parents=True)
+    evidence.start(cell, given, arguments)
+    exported, words = said
+    assert exported[exported.index("--checkpoint") + 1].endswith("checkpoints/step-4")
+    wanted = {
+        "--model": cell.run / "model-0.5", "--train-file": arguments.klue / "a_train.json", "--eval-file": arguments.klue / "a_dev.json",
+        "--epochs": 1, "--learning-rate": "2e-4", "--seed": 7,
+    }  # fmt: skip
+    assert {flag: words[words.index(flag) + 1] for flag in wanted} == {flag: str(value) for flag, value in wanted.items()}
+
+    (arguments.klue / "a_dev.json").write_text("[1]")
+    with pytest.raises(evidence.OtherExperimentError, match="is of another klue_dev"):
+        evidence.start(cell, given, arguments)
+    (arguments.klue / "b_dev_part.json").write_text("[]")  # which of two files is read must not depend on the file system
+    for wrong, message in (({}, r"expected one \*dev\*"), ({"only": "typo"}, "no cell")):
+        with pytest.raises(UserError, match=message):
+            evidence.run(argparse.Namespace(**{**vars(arguments), **wrong}))
+
+
+def test_the_test_loss_is_of_the_test_split(tmp_path) -> None:
+    corpus = make_corpus(tmp_path / "corpus")
+    tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+    seen = []
+
+    def model(input_ids):
+        seen.append(input_ids)
+        return SimpleNamespace(logits=torch.zeros(*input_ids.shape, len(tokenizer)))
+
+    assert probes.loss_on_test(model, tokenizer, corpus) == pytest.approx(math.log(len(tokenizer)))
+    ids = torch.cat(seen)[:, 1:-1]
+    of_test = ContiguousBlocks(Corpus.open(corpus).split("test"), 128, SpecialIds.of(tokenizer), Masking(), 0)
+    shown = of_test.validation(np.arange(len(ids)) * of_test.num_blocks // len(ids)).input_ids[:, 1:-1]
+    assert torch.equal(ids, shown)
+
+
+def given_files(folder: Path) -> argparse.Namespace:
+    """What `run` is given: a corpus, a folder of KLUE-RE, a lexicon."""
+    klue = folder / "klue"
+    klue.mkdir()
+    for name in ("a_train", "a_dev"):
+        (klue / f"{name}.json").write_text("[]")
+    (folder / "lexicon.tsv").write_text("water\t물\n")
+    corpus = make_corpus(folder / "corpus")
+    return argparse.Namespace(corpus=corpus, klue=klue, lexicon=folder / "lexicon.tsv", only="", minutes=1, jobs=2, commit=False)
 
 
 def record(name: str, seed: int, losses: list[float], scores: list[float]) -> dict:

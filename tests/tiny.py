@@ -92,7 +92,7 @@ def make_corpus(folder: Path, num_words: int = 60, sentences: int = 4000, seed: 
                 writer.end_document()
         writer.end_document()
         writer.close()
-        splits[split] = {"documents": count // 5, "sentences": count, "tokens": tokens}
+        splits[split] = {"documents": count // 5, "sentences": count, "tokens": tokens, "characters": 3 * tokens}
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     outputs = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files}
     manifest = {"format_version": FORMAT_VERSION, "outputs": outputs, "fingerprint": fingerprint_of(outputs)}
