@@ -124,6 +124,17 @@ def test_the_export_is_the_trained_model(finished: Path) -> None:
     assert "| valid_perplexity | not finite |" in card  # of a run that diverged
 
 
+def test_the_doctor_of_this_machine_alone_needs_no_ssh(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    words = ["--hostfile", str(ROOT / "hostfiles" / "localhost"), "--recipe", str(finished / "recipe.yaml")]
+    words += ["--ds-config", str(ROOT / "ds_configs" / "zero2_cpu.json"), "--master-port", str(20000 + os.getpid() % 20000)]
+    place = {**environment(), "PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "-m", "trainer.doctor", *words], cwd=tmp_path, env=place, capture_output=True, text=True)
+    assert done.returncode == 0 and "--no_ssh_check --master_addr 127.0.0.1 trainer/xpt.py" in done.stdout, done.stdout + done.stderr
+    assert "DS_ACCELERATOR=cpu" in (tmp_path / ".deepspeed_env").read_text()
+
+
 def test_a_start_from_the_beginning_keeps_no_row_of_before(tmp_path: Path) -> None:
     for step, kept in ((0, []), (2, [0, 1, 2])):
         (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {number}}}\n' for number in range(4)))

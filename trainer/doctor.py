@@ -34,6 +34,7 @@ from trainer.recipe import Recipe, load_recipe
 
 ENVIRONMENT = Path(".deepspeed_env")
 OURS = ("OMP_NUM_THREADS", "OMP_PROC_BIND", "DS_ACCELERATOR", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # what `environment` sets
+HERE = "localhost"
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 SKEW = 60.0
 """Seconds that clocks may differ: files of shared folders look older or younger than they are."""
@@ -90,7 +91,8 @@ def main() -> None:
         print(f"FAILED  {failure}")
     if findings.failures:
         sys.exit(1)
-    print(f"a run would start: deepspeed --hostfile {arguments.hostfile} --master_addr {master} trainer/xpt.py ...")
+    without_ssh = "--no_ssh_check " if list(slots) == [HERE] else ""
+    print(f"a run would start: deepspeed --hostfile {arguments.hostfile} {without_ssh}--master_addr {master} trainer/xpt.py ...")
 
 
 def address_of(host: str) -> str:
@@ -109,10 +111,15 @@ def in_parallel(hosts: Any, work: Callable[[str], dict[str, Any]]) -> dict[str, 
         return dict(zip(hosts, pool.map(work, hosts), strict=True))
 
 
-def remote(host: str, variables: dict[str, str], words: list[str]) -> list[str]:
-    """A command that runs a module with this Python, in this folder, on another host."""
+def on(host: str, command: str) -> list[str]:
+    """What runs a shell's command there. This machine alone, `localhost`, needs no ssh server, nor does a run there."""
+    return ["sh", "-c", command] if host == HERE else [*SSH, host, command]
+
+
+def python_on(host: str, variables: dict[str, str], words: list[str]) -> list[str]:
+    """What runs a module there, with this Python and in this folder."""
     exports = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
-    return [*SSH, host, f"cd {shlex.quote(os.getcwd())} && {exports} {shlex.join([sys.executable, *words])}"]
+    return on(host, f"cd {shlex.quote(os.getcwd())} && {exports} {shlex.join([sys.executable, *words])}")
 
 
 def read_facts(output: str) -> dict[str, Any] | None:
@@ -123,7 +130,7 @@ def read_facts(output: str) -> dict[str, Any] | None:
 def ask(host: str, asked: dict[str, Any]) -> dict[str, Any]:
     """What `trainer.host` says there, besides `skew`, the seconds its clock is ahead; or a `problem` and its `remedy`."""
     try:
-        first = subprocess.run([*SSH, host, "true"], capture_output=True, text=True, timeout=30)
+        first = subprocess.run(on(host, "true"), capture_output=True, text=True, timeout=30)
         if first.returncode:
             reason = (first.stderr.strip().splitlines() or [f"status {first.returncode}"])[-1]
             return {
@@ -131,7 +138,7 @@ def ask(host: str, asked: dict[str, Any]) -> dict[str, Any]:
                 "remedy": f"ssh-copy-id {host}, then try: ssh {host} true",
             }
         skew = clock_ahead(host)
-        done = subprocess.run(remote(host, {}, ["-m", "trainer.host", json.dumps(asked)]), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(python_on(host, {}, ["-m", "trainer.host", json.dumps(asked)]), capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired as error:
         return {"problem": f"no answer within {error.timeout:g} s", "remedy": "look at its load and its network"}
     found = read_facts(done.stdout)
@@ -139,13 +146,13 @@ def ask(host: str, asked: dict[str, Any]) -> dict[str, Any]:
         reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return {"problem": f"this project does not run there ({reason})",
                 "remedy": f"this repository must be at {os.getcwd()}, its environment at {sys.prefix}, as here"}  # fmt: skip
-    options = subprocess.run(["ssh", "-G", host], capture_output=True, text=True).stdout
+    options = "" if host == HERE else subprocess.run(["ssh", "-G", host], capture_output=True, text=True).stdout
     return {**found, "skew": skew, "keepalive": "serveraliveinterval 0" not in options}
 
 
 def clock_ahead(host: str) -> float:
     """Seconds that its clock is ahead of ours, less the way back. Raises TimeoutExpired when it does not say."""
-    words = [*SSH, host, "date +%s.%N"]
+    words = on(host, "date +%s.%N")
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as there:
         assert there.stdout
         impatience = threading.Timer(30, there.kill)
@@ -290,7 +297,7 @@ def meet(hosts: list[str], master: str, port: int, forwarded: dict[str, str], ru
         place = {"RANK": ranks[host], "LOCAL_RANK": "0", "WORLD_SIZE": str(len(hosts)), "MASTER_ADDR": master, "MASTER_PORT": str(port)}
         try:
             done = subprocess.run(
-                remote(host, {**forwarded, **place}, ["-m", "trainer.meeting", run]), capture_output=True, text=True, timeout=150
+                python_on(host, {**forwarded, **place}, ["-m", "trainer.meeting", run]), capture_output=True, text=True, timeout=150
             )
         except subprocess.TimeoutExpired:
             return {"problem": "no answer within 150 s"}
@@ -319,7 +326,7 @@ def table(hosts: dict[str, dict[str, Any]], slots: dict[str, int]) -> str:
             continue
         gpus = facts["gpus"]
         lines.append((
-            host, str(slots[host]), "ok", facts["python"], facts["torch"], facts["deepspeed"], facts["code"],
+            host, str(slots[host]), "none" if host == HERE else "ok", facts["python"], facts["torch"], facts["deepspeed"], facts["code"],
             f"{len(gpus)} {gpus[0]}" if gpus else f"{facts['cores']} cores", f"{facts['memory'] / 2**30:.1f}G",
             f"{facts['disk'] / 2**30:.0f}G", facts["corpus"] or "FAILED", f"{facts['interface']} {facts['address']}",
             f"{facts['skew']:+.2f}s",

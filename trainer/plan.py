@@ -110,8 +110,9 @@ class Plan:
                 f"{flops / 1e9:>13.3f}{memory / 2**20:>8,.0f} MiB{_duration(seconds):>10}"
             )
         lines.append(
-            f"about {_duration(total)} at {ASSUMED_MFU:.0%} of {peak / 1e12:.2f} TFLOP/s; on top of the state come activations, about "
-            f"{self.activation_bytes(micro_batch) / 2**20:,.0f} MiB in 16 bits; checkpoints up to {self.checkpoint_bytes() / 1e9:.1f} GB"
+            f"about {_duration(total)} at {ASSUMED_MFU:.0%} of {peak / 1e12:.2f} TFLOP/s, without the network between hosts "
+            f"(docs/scaling.md); on top of the state come activations, about {self.activation_bytes(micro_batch) / 2**20:,.0f} MiB in 16 "
+            f"bits; checkpoints up to {self.checkpoint_bytes() / 1e9:.1f} GB"
         )
         return "\n".join(lines)
 

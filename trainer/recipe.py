@@ -5,6 +5,7 @@ work is spread over a machine (micro-batch, precision, ZeRO, buckets) is not her
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,7 +172,8 @@ class Recipe(_Settings):
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on: everything that changes its numbers."""
+        """What must be the same for a run to go on: everything that changes its numbers, under names such as `stages.0.steps`. The same
+        file is the same however its path is spelt."""
         free = {
             "output_dir",
             "corpus",
@@ -184,7 +186,21 @@ class Recipe(_Settings):
             "hang_seconds",
             "name",
         }
-        return {key: value for key, value in self.as_dict().items() if key not in free}
+        settings = {key: value for key, value in self.as_dict().items() if key not in free}
+        lexicon = self.surgery.lexicon
+        settings["surgery"]["lexicon"] = str(lexicon.resolve()) if lexicon else None
+        if Path(self.seed_model).is_dir():  # else a hub's id, or a package's
+            settings["seed_model"] = str(Path(self.seed_model).resolve())
+        return dict(_entries(settings))
+
+
+def _entries(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in nested settings."""
+    if not isinstance(settings, dict | list):
+        yield name, settings
+        return
+    for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
+        yield from _entries(value, f"{name}.{key}" if name else str(key))
 
 
 def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:

@@ -60,7 +60,8 @@ class Storage:
         """For people."""
         if not self.separate:
             return f"{self._run} is one folder for all ranks"
-        return f"{self._run} is {len(set(self._first))} folders; each gets whole checkpoints, metrics and export are on rank 0's host"
+        folders = f"{self._run} is {len(set(self._first))} folders"
+        return f"{folders}; each gets whole checkpoints and metrics; TensorBoard and export are on rank 0's host"
 
     def level(self, check: Callable[[Checkpoint], None]) -> None:
         """Bring the newest good checkpoint that any file system has to all of them. Collective.

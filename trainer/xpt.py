@@ -244,7 +244,8 @@ def refuse_other_run(run: Run, checkpoint: Checkpoint) -> None:
     """Raise UserError when the checkpoint is of another recipe or corpus, saying what differs."""
     checkpoint.expect_post_training()
     before, now = Recipe.model_validate(checkpoint.state["recipe"]).identity(), run.recipe.identity()
-    differences = [f"  {key}: {before[key]} there, {now[key]} now" for key in now if before[key] != now[key]]
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    differences = [f"  {key}: {before.get(key, 'none')} there, {now.get(key, 'none')} now" for key in differing]
     if checkpoint.state["corpus_fingerprint"] != run.corpus.fingerprint:
         differences.append(f"  corpus: fingerprint {checkpoint.state['corpus_fingerprint'][:16]} there, {run.corpus.fingerprint[:16]} now")
     if differences:
