@@ -58,7 +58,7 @@ def inside(blocks: int, length: int) -> None:
         batch = MaskedBatch(torch.randint(5, VOCABULARY, (blocks, length)), selected, torch.randint(5, VOCABULARY, selected.shape))
         engine.backward(batch, len(selected))
     elements = sum(torch.Size(shape).numel() for shape in checkpoint.shapes.values())
-    state = memory_per_rank(elements, 0, 1, torch.bfloat16, True)
+    state = memory_per_rank(elements, 0, 1, torch.bfloat16, True, torch.device("cpu"))
     activations = 2 * (12 * HIDDEN * LAYERS * tokens + VOCABULARY * len(selected))
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print("peak " + json.dumps({"blocks": blocks, "length": length, "peak": peak, "state": state, "activations": activations}), flush=True)

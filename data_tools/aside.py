@@ -1,5 +1,6 @@
 """Files that stand there whole or not at all."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from data_tools.errors import GIVEN, UserError
@@ -20,6 +21,8 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            path.with_name(path.name + ".partial").unlink()
         if error.errno not in GIVEN:
             error.filename = error.filename or str(path)  # a full disk's says no name
             raise

@@ -124,7 +124,7 @@ def test_what_a_stage_trains() -> None:
     assert trainable(stage("encoder[1:]", "head"), PARTS) == {"l1.weight", "l2.weight", "l2.bias", "h.weight", "h.bias"}
     assert trainable(stage("encoder[:-1]"), PARTS) == {"l0.weight", "l1.weight"}
     assert len(trainable(stage("all"), PARTS)) == 8
-    for bad in ("decoder", "encoder[3:5]", "encoder[2:1]", "encoder[1]"):
+    for bad in ("decoder", "encoder[3:5]", "encoder[2:1]", "encoder[1]", "encoder[-:1]", "encoder[:-]"):
         with pytest.raises(UserError, match="stage 's': train names"):
             check_stages([stage(bad)], PARTS)
     with pytest.raises(UserError, match="of which this model has nothing"):
@@ -188,9 +188,11 @@ def test_flops_of_a_hand_counted_model() -> None:
 def test_memory_formula() -> None:
     import torch
 
-    assert memory_per_rank(100, 1000, 2, torch.bfloat16, False) == 2 * 1100 + 14 * 100 / 2
-    assert memory_per_rank(100, 1000, 2, torch.bfloat16, True) == 2 * 1100 + 4 * 100 + 14 * 100 / 2
-    assert memory_per_rank(100, 1000, 1, torch.bfloat16, True) == 2 * 1100 + 4 * 100 + 12 * 100
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, False, gpu) == 2 * 1100 + 4 * 100 / 2 + 12 * 100 / 2
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, True, gpu) == 2 * 1100 + 4 * 100 + 12 * 100 / 2
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, True, cpu) == 2 * 1100 + 4 * 100 + 14 * 100 / 2
+    assert memory_per_rank(100, 1000, 1, torch.bfloat16, True, cpu) == 2 * 1100 + 4 * 100 + 12 * 100
 
 
 def ds_config(folder: Path, **changes: object) -> Path:
@@ -222,14 +224,17 @@ def test_ds_configs(tmp_path: Path) -> None:
             {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}},
             "reduce_bucket_size must be a number of elements, found 'auto'",
         ),
-        ({"communication_data_type": "fp17"}, "communication_data_type must be fp32, bf16 or fp16, found 'fp17'"),
+        ({"communication_data_type": "bf16"}, "communication_data_type is 'bf16', but gradients are added and sent in fp32 here; remove"),
+        ({"compile": {"enabled": False}}, "compile must be true or false"),
+        ({"compile": "false"}, "compile must be true or false, found 'false'"),
+        ({"steps_per_print": 10}, "steps_per_print is not used here; remove it"),
         ({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}, "bf16_master_weights_and_grads keeps no fp32 values"),
         ({"wall_clock_breakdown": True}, "wall_clock_breakdown is not used here; remove it"),
         ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer keeps the optimizer's state"),
         ({"bf16": {"enable": True}}, "bf16.enable: Extra inputs"),
         ({"bf16": {"enabled": "false"}}, "bf16.enabled must be true or false, found 'false'"),
         ({"bf16": {}, "fp16": {"enabled": True, "loss_scale": "x"}}, "fp16.loss_scale: .*found 'x'"),
-        ({"data_types": {"grad_accum_dtype": "fp23"}}, "grad_accum_dtype must be fp32, bf16 or fp16, found 'fp23'"),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, "grad_accum_dtype is 'bf16', but gradients are added"),
         ({"train_micro_batch_size_per_gpu": True}, "positive number, found True"),
         ({"bf61": {"enabled": True}}, "bf61 is not used here; bf16 is"),
         ({"zero_optimization": {"stage": 2, "compute_grad_norm": False}}, "zero_optimization.compute_grad_norm is off, so a gradient"),

@@ -1,15 +1,19 @@
 """The launched script itself: `deepspeed ... trainer/xpt.py` on two CPU ranks."""
 
 import errno
+import fcntl
 import json
 import math
 import os
+import pty
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -210,6 +214,26 @@ def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path,
     assert found == expected
     first, second = final_weights(finished / "run"), final_weights(run)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_lost_terminal_saves_and_ends_with_a_status(finished: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+
+    def take_the_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    words = command(finished, "--output-dir", str(tmp_path / "run"), ranks=1)
+    process = subprocess.Popen(words, cwd=ROOT, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_the_terminal)
+    os.close(theirs)
+    deadline = time.time() + 120
+    while len(read_rows(tmp_path / "run" / "metrics.jsonl")) < 13 and process.poll() is None and time.time() < deadline:
+        if select.select([ours], [], [], 0.02)[0]:
+            os.read(ours, 1 << 16)  # a terminal that nobody reads stops who writes
+    os.close(ours)
+    assert process.wait(60) == 143  # and 130 for Ctrl-C: a shell's statuses of signals
+    checkpoint, problems = newest(tmp_path / "run")
+    assert checkpoint and not problems and 12 <= checkpoint.state["step"] == read_rows(tmp_path / "run" / "metrics.jsonl")[-1]["step"] < 80
 
 
 def test_the_curve_does_not_depend_on_the_ranks(finished: Path, tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def judge_room(
     world_size, stages = sum(slots.values()), range(len(plan.recipe.stages))
     device = torch.device("cuda" if any(facts["gpus"] for facts in hosts.values()) else "cpu")
     whole = config.sums_gradients(device, accumulation)
-    state = max(plan.state_bytes(stage, world_size, config.dtype, whole) for stage in stages)
+    state = max(plan.state_bytes(stage, world_size, config.dtype, whole, device) for stage in stages)
     for host, facts in hosts.items():
         room, wanted = (min(facts["gpu_memory"]), state) if facts["gpus"] else (facts["memory"], state * slots[host])
         findings.check(

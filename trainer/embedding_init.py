@@ -277,6 +277,7 @@ def static_vectors(split: "IndexedDataset", vocab_size: int, seed: int) -> tuple
             counted = together.reshape(vocab_size, size + 1)
             for start in range(0, vocab_size, 4096):  # the products are float64: not of all at once
                 table[start : start + 4096, side] += np.float32(weight) * counted[start : start + 4096, :size]
+            del together, counted  # before the next, which is as large as the table
     dimensions = min(DIMENSIONS, vocab_size - 1)
     left, values, _ = randomized_svd(
         _positive_pmi(table.reshape(vocab_size, 2 * size)), dimensions, n_oversamples=32, n_iter=3, random_state=seed

@@ -51,8 +51,7 @@ OWNED_BY_RECIPE = {
 }
 KNOWN = (
     "train_micro_batch_size_per_gpu", "zero_optimization", "bf16", "fp16", "data_types", "compile", "communication_data_type",
-    "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "steps_per_print", "memory_breakdown", "dump_state",
-    "comms_logger",
+    "zero_allow_untested_optimizer",
 )  # fmt: skip
 """Keys of a ds_config that may be on. What DeepSpeed does not know, misspelt ones among them, it would pass over in silence; of the rest
 nothing is tried (wall_clock_breakdown stops timers that were never started)."""
@@ -68,7 +67,6 @@ NOT_KEPT = {
     "zero_optimization.legacy_stage1": "is for DeepSpeed before 0.4",
     "zero_optimization.zenflow": "updates a part of the weights at other times",
 }
-_DTYPES = (None, "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,9 @@ class DeepSpeedConfig:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[half[0]] if half else torch.float32
         if stage == 1 and half == ["bf16"]:
             raise UserError(f"ds_config {path}: DeepSpeed has another optimizer for bf16 under ZeRO-1; zero_optimization.stage must be 2")
-        return cls(settings, micro_batch, dtype, bool(settings.pop("compile", False)))
+        if not isinstance(settings.get("compile", False), bool):
+            raise UserError(f"ds_config {path}: compile must be true or false, found {settings['compile']!r}")
+        return cls(settings, micro_batch, dtype, settings.pop("compile", False))
 
     def sums_gradients(self, device: torch.device, accumulation: int) -> bool:
         """Whether trainer/gradients.py sums the gradients. On a GPU with a single micro-batch DeepSpeed reduces once as well, while the
@@ -167,8 +167,8 @@ def _as_deepspeed_reads_it(settings: dict[str, Any], path: Path) -> None:
         "communication_data_type": settings.get("communication_data_type"),
     }
     for name, kind in kinds.items():
-        if kind not in _DTYPES:
-            raise UserError(f"ds_config {path}: {name} must be fp32, bf16 or fp16, found {kind!r}")
+        if kind not in (None, "fp32"):
+            raise UserError(f"ds_config {path}: {name} is {kind!r}, but gradients are added and sent in fp32 here; remove it")
     for name in ("reduce_bucket_size", "allgather_bucket_size"):
         size = settings["zero_optimization"].get(name, 1)
         if isinstance(size, str):  # "auto", which DeepSpeed's model of the section lets pass
@@ -313,6 +313,8 @@ class StageEngine:
             ),
             "gradient_accumulation_steps": self.accumulation,
             "gradient_clipping": optimizer.gradient_clipping,
+            "data_types": {"grad_accum_dtype": "fp32"},  # where DeepSpeed adds gradients; in 16 bits ranks would round their sums
+            "communication_data_type": "fp32",
             "steps_per_print": None,
             "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice a step
         }
@@ -428,7 +430,7 @@ class StageEngine:
     def describe(self) -> str:
         """Which of the ways to compute are taken here, for people."""
         passes = "ours" if self._engine.module.written_out else "transformers'"
-        sums = "DeepSpeed" if self._gradients is None else "shared memory" if self._weights else "the network"
+        sums = "DeepSpeed" if self._gradients is None else "shared memory" if self._gradients.shared else "the network"
         return f"on {self.device.type}, passes {passes}" + (f", gradients summed by {sums}" if self.world_size > 1 else "")
 
     def set_learning_rate(self, rate: float) -> None:

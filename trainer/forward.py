@@ -119,7 +119,8 @@ def _run_layers(
 ) -> torch.Tensor:
     """x: (B*L, H) -> the same, or (S, H) with `selected`, (S,) rows of x. shape: B, L, heads; keys: three of each layer.
 
-    Parameters of another type are cast to that of x, as autocast does."""
+    Parameters of another type are cast to that of x, those of LayerNorms and the residual stream, too, which autocast on CPU leaves in
+    fp32."""
     for number, layer in enumerate(layers):
         eps, own_keys = layer.output.LayerNorm.eps, keys[3 * number : 3 * number + 3]
         settings = (shape, eps, own_keys, hidden_rate, attention_rate, torch.is_grad_enabled())  # within a function it never is

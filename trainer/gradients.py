@@ -41,6 +41,11 @@ class Gradients:
         self._begun: set[torch.nn.Parameter] = set()
         self._hooks = [parameter.register_post_accumulate_grad_hook(self._take) for parameter in self._sums]
 
+    @property
+    def shared(self) -> bool:
+        """Whether ranks read each other's buffers."""
+        return self._rows is not None
+
     @torch.no_grad()
     def _take(self, parameter: torch.Tensor) -> None:
         gradient, parameter.grad = parameter.grad, None

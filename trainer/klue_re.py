@@ -30,13 +30,14 @@ def main() -> None:
     elif arguments.command == "compare":
         arguments.model = [resolve_named(model) for model in arguments.model]
     # After parsing, so that --help and mistakes answer at once: these take seconds to import.
-    from trainer.accelerator import repeat_exactly
+    from trainer.accelerator import refuse_unseen_gpus, repeat_exactly
     from trainer.classifier import quiet_transformers
     from trainer.comparison import compare, named_models
     from trainer.evaluation import evaluate, summary
     from trainer.finetune import train
     from trainer.memory import keep_freed_memory
 
+    refuse_unseen_gpus()
     keep_freed_memory()
     repeat_exactly()
     quiet_transformers()

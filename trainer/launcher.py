@@ -9,6 +9,7 @@ from pathlib import Path
 from data_tools.errors import UserError
 
 _CHOOSING = ("--include", "-i", "--exclude", "-e", "--num_gpus", "--num_accelerators", "--num_nodes")  # fewer slots are meant
+_MPI_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
 
 
@@ -27,6 +28,16 @@ def launcher_processes() -> tuple[int, ...]:
         return tuple(above)
     except OSError:  # not Linux, or one of them ended just now
         return ()
+
+
+def rank_in_environment() -> int:
+    """Our rank before any process group exists."""
+    return int(next((os.environ[name] for name in ("RANK", *_MPI_RANKS) if name in os.environ), "0"))
+
+
+def ranks_in_environment() -> int:
+    """How many there will be, before any process group exists."""
+    return int(next((os.environ[name] for name in ("WORLD_SIZE", *_MPI_SIZES) if name in os.environ), "1"))
 
 
 def check_launch(world_size: int) -> None:

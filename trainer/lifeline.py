@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from trainer.launcher import rank_in_environment, ranks_in_environment
+
 SILENCE = 20  # seconds without an answer from the other host's kernel
 ARRIVAL = 300  # seconds in which all ranks must have come to rank 0's port
 GATHERING = 2.0  # seconds in which rank 0 waits for more losses: all ranks of a lost host are named together
@@ -116,11 +118,10 @@ class Lifeline:
 def arriving(seconds: float = ARRIVAL) -> Iterator[None]:
     """Around the making of the process group, which would wait for its own, longer limit: ends this process with status 1 when a rank does
     not come, e.g. because its host cannot be reached."""
-    given = os.environ
-    rank, size = int(given.get("RANK", "0")), given.get("WORLD_SIZE", "")
+    rank, size = rank_in_environment(), ranks_in_environment()
 
     def give_up() -> None:
-        place = f"{given.get('MASTER_ADDR')}:{given.get('MASTER_PORT')}"
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}" if "MASTER_PORT" in os.environ else "rank 0"
         print(
             f"error: rank {rank} on {socket.gethostname()}: after {seconds:g} s not all {size} ranks have come to {place}; "
             f"see which host cannot: python -m trainer.doctor --hostfile HOSTFILE",

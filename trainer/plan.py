@@ -16,15 +16,18 @@ from trainer.stages import Parts, check_stages, split_parts, trainable
 ASSUMED_MFU = 0.4  # of the matrix-multiplication peak (trainer/flops.py); only the time estimate uses it
 
 
-def memory_per_rank(num_trainable: int, num_frozen: int, world_size: int, dtype: torch.dtype, whole_gradient: bool) -> float:
-    """Bytes of model state on one rank under ZeRO-2: weights in the compute precision; for what trains fp32 master and two Adam
-    moments, divided by the ranks; and its gradient, whole in fp32 (trainer/gradients.py) with a place for this rank's new weights where
-    ranks share memory, or DeepSpeed's in the compute precision, divided likewise. Activations come on top."""
+def memory_per_rank(
+    num_trainable: int, num_frozen: int, world_size: int, dtype: torch.dtype, whole_gradient: bool, device: torch.device
+) -> float:
+    """Bytes of model state on one rank under ZeRO-2: weights in the compute precision; for what trains fp32 master and two Adam moments,
+    divided by the ranks; and its gradient in fp32, whole (trainer/gradients.py) or DeepSpeed's, divided likewise. With a whole one on CPU
+    a place for this rank's new weights as well, in memory that ranks of one host share. Activations come on top."""
     weight = torch.empty(0, dtype=dtype).element_size()
-    gradient = weight * num_trainable / world_size
-    if whole_gradient:
-        gradient = 4 * num_trainable + (gradient if world_size > 1 else 0)
-    return weight * (num_trainable + num_frozen) + gradient + 12 * num_trainable / world_size
+    own = num_trainable / world_size
+    gradient = 4 * (num_trainable if whole_gradient else own)
+    if whole_gradient and device.type == "cpu" and world_size > 1:
+        gradient += weight * own
+    return weight * (num_trainable + num_frozen) + gradient + 12 * own
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,10 @@ class Plan:
         train = trainable(recipe.stages[stage], self.parts)
         return stage_flops_per_token(shape, self.parts, train, config.num_hidden_layers, recipe.surgery.itl, recipe.surgery.tie_output)
 
-    def state_bytes(self, stage: int, world_size: int, dtype: torch.dtype, whole_gradient: bool) -> float:
+    def state_bytes(self, stage: int, world_size: int, dtype: torch.dtype, whole_gradient: bool, device: torch.device) -> float:
         """Of model state on one rank."""
         trains = self.num_trainable(stage)
-        return memory_per_rank(trains, self.num_parameters - trains, world_size, dtype, whole_gradient)
+        return memory_per_rank(trains, self.num_parameters - trains, world_size, dtype, whole_gradient, device)
 
     def checkpoint_bytes(self) -> int:
         """All checkpoints that the run folder holds at a time, at most: fp32 weights and two Adam moments, in those that are kept, in one
@@ -102,7 +105,7 @@ class Plan:
         total = 0.0
         for number, stage in enumerate(recipe.stages):
             trains, flops = self.num_trainable(number), self.flops_per_token(number)
-            memory = self.state_bytes(number, world_size, dtype, whole_gradient)
+            memory = self.state_bytes(number, world_size, dtype, whole_gradient, device)
             seconds = stage.steps * step_tokens * flops / (peak * ASSUMED_MFU)
             total += seconds
             lines.append(

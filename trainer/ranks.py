@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from data_tools.errors import RunError, UserError
 from trainer import accelerator, lifeline
-from trainer.launcher import launcher_processes
+from trainer.launcher import launcher_processes, rank_in_environment
 
 T = TypeVar("T")
 
@@ -30,11 +30,6 @@ def set_environment() -> None:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-
-
-def rank_in_environment() -> int:
-    """Our rank before any process group exists."""
-    return int(os.environ.get("RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))))
 
 
 class RankParser(argparse.ArgumentParser):
@@ -60,20 +55,29 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """SIGTERM and Ctrl-C are noted, not obeyed at once: the loop ends between two steps, all ranks together, with a checkpoint.
+    """SIGTERM, Ctrl-C and a lost terminal are noted, not obeyed at once: the loop ends between two steps, all ranks together, with a
+    checkpoint.
 
-    The end of DeepSpeed's launcher counts as SIGTERM. On one host `deepspeed` passes no signal on, and killed it can pass none: its ranks
-    would train on unseen, while the next start wants the same folder.
+    A lost terminal counts as SIGTERM, unless it is ignored (nohup); from then on nothing can be written to it. The end of DeepSpeed's
+    launcher counts as SIGTERM, too. On one host `deepspeed` passes no signal on, and killed it can pass none: its ranks would train on
+    unseen, while the next start wants the same folder.
     """
 
     def __init__(self) -> None:
         self._signal = 0
         self._launchers = launcher_processes()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        self._on_terminal = [stream for stream in (1, 2) if os.isatty(stream)]
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
         self._signal = number
+        if number == signal.SIGHUP:
+            self._signal = signal.SIGTERM
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in self._on_terminal:
+                os.dup2(nowhere, stream)
 
     @property
     def signal(self) -> int:

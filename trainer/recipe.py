@@ -229,7 +229,7 @@ def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:
         raise UserError(f"recipe {path}:\n" + "\n".join(map(_problem, problems))) from None
 
 
-_PART = r"[a-z]+(\[-?\d*:-?\d*\])?"
+_PART = r"[a-z]+(\[(-?\d+)?:(-?\d+)?\])?"
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:

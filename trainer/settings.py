@@ -93,7 +93,7 @@ def check_output(settings: Settings) -> None:
     output = settings.output_dir
     path = output / "settings.json"
     if not path.is_file():
-        if output.exists() and (not output.is_dir() or any(entry.name != "lock" for entry in output.iterdir())):
+        if output.exists() and (not output.is_dir() or {entry.name for entry in output.iterdir()} - {"lock", "settings.json.partial"}):
             raise UserError(
                 f"--output-dir {output}: expected a new or empty folder, or one of an earlier run, found other files; give another"
             )

@@ -8,7 +8,7 @@ from data_tools.errors import UserError
 from trainer.architecture import Architecture
 from trainer.recipe import Optimizer, Stage
 
-_SLICE = re.compile(r"encoder\[(-?\d*):(-?\d*)\]")
+_SLICE = re.compile(r"encoder\[((?:-?\d+)?):((?:-?\d+)?)\]")
 PARTS = "embeddings, itl, encoder, encoder[a:b], head, all"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch.distributed import TCPStore
 
+from trainer import lifeline
 from trainer.ranks import Ranks
 
 FAREWELL = 4.0  # seconds until a rank ends that knows of the standstill: all know by then, and one has spoken
@@ -87,12 +88,19 @@ class Watchdog:
     def _end(self) -> None:
         suspects, why = self._suspects()
         speaker = min((rank for rank in range(len(self._news)) if rank not in suspects), default=0)
+        line = lifeline.tied()
         if self._rank == speaker:
             named = ", ".join(f"rank {rank} on {self._news[rank].host}" for rank in suspects)
-            print(f"error: no progress for {self._limit:g} s: {named} {why}", file=sys.stderr, flush=True)
-        # Whoever ends first breaks the others' connections: their main threads wake up with an error that says nothing new.
-        sys.excepthook = lambda *_: time.sleep(2 * FAREWELL)
+            text = f"no progress for {self._limit:g} s: {named} {why}"
+            if line and speaker == 0:
+                line.say(1, text)  # ends everyone
+            else:
+                print(f"error: {text}", file=sys.stderr, flush=True)
+        elif speaker == 0:
+            time.sleep(3 * self._interval)  # rank 0 may judge later, and its word ends us
         time.sleep(FAREWELL)
+        if line:
+            line.untie()  # this end is no news
         os._exit(1)  # the main thread is stuck: no orderly end is possible
 
     def _suspects(self) -> tuple[list[int], str]:

@@ -25,6 +25,7 @@ from trainer.journal import read_rows
 from trainer.markers import EncodedRelations
 from trainer.relations import LABELS, read_relations
 from trainer.scores import score_relations
+from trainer.settings import check_output
 
 
 def without_speed(rows: list[dict]) -> list[dict]:
@@ -146,6 +147,11 @@ def test_finished_run_is_left_alone_and_other_settings_are_refused(work, trained
         train(settings(work, trained, train_file=work / "dev.jsonl"))
     with pytest.raises(UserError, match=r"--output-dir .*expected a new or empty folder"):
         train(settings(work, work / "seed"))
+    begun = work / "begun"
+    begun.mkdir()
+    for name in ("lock", "settings.json.partial"):  # killed at its very start
+        (begun / name).touch()
+    check_output(settings(work, begun))
 
 
 def test_a_run_does_not_go_on_with_another_vocabulary(work, tmp_path, monkeypatch):
