@@ -6,9 +6,9 @@ the median of three launches, which alternate. Writes benchmarks/results/cost_cu
 
 import json
 import statistics
-import sys
 from pathlib import Path
 
+from benchmarks.command import paths
 from benchmarks.speed import Row, machine, run
 
 RECORD, PICTURE = Path("benchmarks/results/cost_curves.json"), Path("docs/cost_curves.png")
@@ -57,7 +57,8 @@ def draw(found: dict[str, dict[str, list[float]]]) -> None:
 
 
 def main() -> None:
-    found = measure(sys.argv[1])
+    (corpus,) = paths(__doc__, "CORPUS")
+    found = measure(str(corpus))
     RECORD.write_text(json.dumps({"curves": found, "machine": machine()}, indent=1) + "\n")
     for name, curve in found.items():
         print(f"{name}: " + ", ".join(f"{point}: {statistics.median(rates):,.0f}" for point, rates in curve.items()))

@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.command import paths
+
 LIMIT = 10e9
 HIDDEN, LAYERS, VOCABULARY = 768, 14, 32000
 SIZES = [(8, 512), (32, 512), (48, 512), (56, 512), (40, 512), (8, 2048), (2, 8192)]
@@ -82,4 +84,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    inside(int(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) > 1 else main()
+    if len(sys.argv) == 3:  # as `main` calls it
+        inside(int(sys.argv[1]), int(sys.argv[2]))
+    paths(__doc__)
+    main()

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import paths
+
 RECORD = Path("benchmarks/results/overheads.json")
 STEPS, EVERY = 40, 20
 
@@ -80,8 +82,9 @@ def launch(corpus: str, folder: Path, recipe: str) -> dict[str, list[float]]:
 
 
 def main() -> None:
+    (corpus,) = paths(__doc__, "CORPUS")
     with tempfile.TemporaryDirectory() as folder:
-        fresh = launch(sys.argv[1], Path(folder), "recipes/minilm.yaml")
+        fresh = launch(str(corpus), Path(folder), "recipes/minilm.yaml")
     step = statistics.median(fresh["train_step"][2:]) + statistics.median(fresh["draw"][2:])
     every = {"validate": 500, "forward_check": 500, "save": 500, "finish": 500, "record": 10}  # the recipe's defaults
     shares = {name: statistics.median(fresh[name]) / steps / step for name, steps in every.items()}

@@ -11,7 +11,6 @@
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.command import paths
 from data_tools.corpus import Corpus
 from trainer.architecture import architecture_of
 from trainer.blocks import ContiguousBlocks, SpecialIds
@@ -116,4 +116,4 @@ def loss_on_test(model: Any, tokenizer: Any, corpus_path: Path) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(probe(Path(sys.argv[1]), Path(sys.argv[2])), ensure_ascii=False, indent=1))
+    print(json.dumps(probe(*paths(__doc__, "RUN", "LEXICON")), ensure_ascii=False, indent=1))

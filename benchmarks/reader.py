@@ -1,20 +1,20 @@
 """How fast the training side reads: packed, masked batches per second of one process, and the share of padding.
 
-python benchmarks/reader.py CORPUS
+    python -m benchmarks.reader CORPUS
 """
 
-import sys
 import time
 
 import numpy as np
 
+from benchmarks.command import paths
 from data_tools.corpus import Corpus
 from trainer.blocks import PACKINGS, SpecialIds
 from trainer.recipe import Masking
 
 
 def main() -> None:
-    corpus = Corpus.open(sys.argv[1])
+    corpus = Corpus.open(*paths(__doc__, "CORPUS"))
     special = SpecialIds(bos=0, pad=1, eos=2, mask=4, count=5, vocab_size=corpus.vocab_size)
     print("| packing | block | opens in | million tokens/s | padding |\n|---|---|---|---|---|")
     for packing, blocks_of in PACKINGS.items():

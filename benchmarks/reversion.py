@@ -7,12 +7,12 @@ work together both cost all that they give. (How far weights moved says less: Ad
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from benchmarks.command import paths
 from benchmarks.probes import loss_on_test
 from trainer.architecture import architecture_of
 from trainer.stages import split_parts
@@ -44,4 +44,4 @@ def reversions(before: Path, after: Path, corpus: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(reversions(*map(Path, sys.argv[1:])), indent=1))
+    print(json.dumps(reversions(*paths(__doc__, "BEFORE", "AFTER", "CORPUS")), indent=1))

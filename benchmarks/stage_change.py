@@ -17,6 +17,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from transformers import RobertaConfig, RobertaForMaskedLM
 
+from benchmarks.command import paths
 from trainer import engine as engines
 from trainer.architecture import architecture_of
 from trainer.blocks import MaskedBatch
@@ -32,6 +33,7 @@ STAGES = [("embeddings", "itl", "head"), ("all",)] * 5
 
 
 def main() -> None:
+    paths(__doc__)
     keep_freed_memory()
     set_environment()
     engines.start()

@@ -2,14 +2,12 @@
 
     python -m benchmarks.validation_head corpora/clean corpora/clean-8k ...
 
-All of it is then scored, and the same text whatever the pieces: 512 blocks of larger pieces would hold more of it.
+Changes the corpora. All of it is then scored, and the same text whatever the pieces: 512 blocks of larger pieces would hold more of it.
 """
-
-import sys
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import paths
 from data_tools.corpus import Corpus, fingerprint_of, write_manifest
 from data_tools.digest import sha256_of
 from data_tools.mmididx import IndexedDataset, IndexedDatasetWriter
@@ -45,7 +43,7 @@ def cut(corpus: Corpus, count: int, characters: int) -> None:
 
 
 def main() -> None:
-    corpora = [Corpus.open(path) for path in map(Path, sys.argv[1:])]
+    corpora = [Corpus.open(path) for path in paths(__doc__, "CORPUS...")]
     split, whole = corpora[0].split("valid"), corpora[0].manifest["splits"]["valid"]
     count = sentences_of_head(split)
     characters = round(whole["characters"] * int(split.sizes[:count].sum()) / whole["tokens"])  # of the same text, whatever the pieces
