@@ -26,6 +26,7 @@ import torch
 import xxhash
 import yaml
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from data_tools.corpus import Corpus
@@ -91,6 +92,30 @@ def test_the_run_folder_is_what_the_contract_says(finished: Path) -> None:
     assert resolved["seed"] == 0 and resolved["masking"]["rate"] == 0.15 and resolved["output_dir"] == str(finished / "run")
     for path in (finished / "run" / "checkpoints").rglob("*"):
         assert path.is_dir() or path.suffix in (".safetensors", ".json")
+
+
+def test_tensorboard_shows_what_the_metrics_say(finished: Path) -> None:
+    board = EventAccumulator(str(finished / "run" / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    rows = read_rows(finished / "run" / "metrics.jsonl")
+    tags = {
+        "loss/train": "loss", "loss/valid": "valid_loss", "loss/valid_perplexity": "valid_perplexity", "optimizer/learning_rate": "lr",
+        "optimizer/gradient_norm": "grad_norm", "speed/tokens_per_second": "tokens_per_second", "speed/mfu": "mfu",
+    }  # fmt: skip
+    assert sorted(board.Tags()["scalars"]) == sorted(tags)
+    for tag, key in tags.items():
+        shown = [(event.step, event.value) for event in board.Scalars(tag)]
+        assert shown == [(row["step"], pytest.approx(row[key], rel=1e-6)) for row in rows if row.get(key) is not None], tag
+
+
+def test_any_checkpoint_can_be_exported(finished: Path, tmp_path: Path) -> None:
+    checkpoint = finished / "run" / "checkpoints" / "step-30"
+    words = ["--checkpoint", checkpoint, "--corpus", finished / "corpus", "--output-dir", tmp_path / "model"]
+    for status in (0, 2):  # what is there is not written over
+        done = subprocess.run([sys.executable, "-m", "trainer.export", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+    exported = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").state_dict()
+    for name, value, _ in (opened := Checkpoint.open(checkpoint)).entries(opened.parameters):
+        assert torch.equal(exported[name], value), name
 
 
 def test_the_export_is_the_trained_model(finished: Path) -> None:
