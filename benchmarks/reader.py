@@ -1,6 +1,6 @@
 """How fast the training side reads: packed, masked batches per second of one process, and the share of padding.
 
-    python -m benchmarks.reader CORPUS
+python -m benchmarks.reader CORPUS
 """
 
 import time

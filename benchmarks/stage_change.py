@@ -1,6 +1,6 @@
 """What a stage change costs: save, close, build the next engine. RoBERTa-base with a vocabulary of 32,000 and two adaptation layers.
 
-    OMP_NUM_THREADS=1 deepspeed --hostfile hostfiles/localhost --no_ssh_check --master_addr 127.0.0.1 benchmarks/stage_change.py
+    OMP_NUM_THREADS=1 deepspeed --hostfile hostfiles/localhost --no_ssh_check --master_addr 127.0.0.1 --module benchmarks.stage_change
 Prints a JSON line for each change; the first ones pay for memory that the process never touched before. Writes 4 GB below runs/ and
 removes them.
 """

@@ -261,6 +261,20 @@ def test_a_lost_terminal_saves_and_ends_with_a_status(finished: Path, tmp_path: 
     assert checkpoint and not problems and 12 <= checkpoint.state["step"] == read_rows(tmp_path / "run" / "metrics.jsonl")[-1]["step"] < 80
 
 
+def test_a_run_that_has_begun_needs_its_seed_no_more(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run", tmp_path / "run", ignore=shutil.ignore_patterns("step-80", "model"))
+    (finished / "seed").rename(finished / "elsewhere")
+    try:
+        done = launch(finished, "--output-dir", str(tmp_path / "run"), "--resume", "must", ranks=1)
+        assert done.returncode == 0 and "going on from" in done.stdout and (tmp_path / "run" / "model" / "config.json").is_file(), (
+            done.stderr
+        )
+        done = launch(finished, "--output-dir", str(tmp_path / "new"), ranks=1)
+        assert done.returncode == 2 and "seed_model" in done.stderr, done.stderr
+    finally:
+        (finished / "elsewhere").rename(finished / "seed")
+
+
 def test_the_curve_does_not_depend_on_the_ranks(finished: Path, tmp_path: Path) -> None:
     """fp32, with dropout, which is that of each micro-batch: 1, 2 and 4 ranks; then 4 ranks go on from a checkpoint of one."""
     curves: dict[str, dict[int, dict[str, float]]] = {}

@@ -29,7 +29,7 @@ from data_tools.corpus import Corpus
 from data_tools.errors import UserError, run_command
 from trainer.engine import DeepSpeedConfig
 from trainer.launcher import read_hostfile
-from trainer.plan import Plan
+from trainer.plan import Plan, begun_config
 from trainer.recipe import Recipe, load_recipe
 
 ENVIRONMENT = Path(".deepspeed_env")
@@ -71,8 +71,7 @@ def main() -> None:
     config = DeepSpeedConfig.load(arguments.ds_config)
     findings = Findings()
     master = address_of(next(iter(slots)))
-    folders = {"run": str(recipe.output_dir), "corpus": str(recipe.corpus), "seed": recipe.seed_model}
-    asked = {"master": master, "port": arguments.master_port, **folders, "surgery": recipe.surgery.model_dump(mode="json")}
+    asked = {"master": master, "port": arguments.master_port, "recipe": recipe.as_dict()}
     hosts = in_parallel(slots, lambda host: ask(host, asked))
     judge_hosts(hosts, slots, findings)
     if len(slots) > 1 and shutil.which("pdsh") is None:
@@ -224,7 +223,8 @@ def judge_recipe(
             f"batch {recipe.global_batch_size} = {world_size} ranks x {accumulation} micro-batches of {config.micro_batch}"
         )
         if all(facts.get("corpus") and not facts["seed_problem"] for facts in hosts.values()):
-            plan = Plan.of(recipe, AutoTokenizer.from_pretrained(Corpus.open(recipe.corpus).tokenizer_dir, trust_remote_code=False))
+            tokenizer = AutoTokenizer.from_pretrained(Corpus.open(recipe.corpus).tokenizer_dir, trust_remote_code=False)
+            plan = Plan.of(recipe, tokenizer, begun_config(recipe))
             judge_room(plan, config, accumulation, hosts, slots, findings)
     except UserError as error:
         findings.failures.append(str(error))

@@ -14,19 +14,20 @@ from typing import Any
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError
 from trainer.installation import installed
-from trainer.recipe import Surgery
+from trainer.plan import begun_config
+from trainer.recipe import Recipe
 from trainer.storage import nearest_folder
 from trainer.surgery import check_ingredients, load_seed_config
 
 
 def facts(asked: dict[str, Any]) -> dict[str, Any]:
-    """asked: `master`, the first host's address; `port`, which rank 0 will listen at; `run`, a folder; to be checked: `corpus`, `seed`, and
-    on the first host what `surgery` needs."""
+    """asked: `master`, the first host's address; `port`, which rank 0 will listen at; `recipe`."""
     import torch  # takes seconds, and may be what is broken
 
     from trainer.accelerator import gpu_devices
 
-    place = nearest_folder(Path(asked["run"]))
+    recipe = Recipe.model_validate(asked["recipe"])
+    place = nearest_folder(recipe.output_dir)
     address = address_towards(asked["master"])
     found: dict[str, Any] = {
         **installed(), "gpu_devices": gpu_devices(),
@@ -34,23 +35,24 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)), "memory": available_memory(), "address": address, "interface": interface_of(address),
         "port_free": port_is_free(asked["port"]) if address == asked["master"] else None,
         "gpu_memory": [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())],
-        "disk": shutil.disk_usage(place).free, "checkpoints": size_of(Path(asked["run"]) / "checkpoints"),
+        "disk": shutil.disk_usage(place).free, "checkpoints": size_of(recipe.output_dir / "checkpoints"),
         "writable": os.access(place, os.W_OK), "corpus": None, "corpus_problem": None,
         "seed_problem": None,
     }  # fmt: skip
     try:
-        if address == asked["master"] and not found["checkpoints"]:  # surgery is rank 0's, and a run that goes on needs none
-            check_ingredients(asked["seed"], Surgery.model_validate(asked["surgery"]))
+        if begun_config(recipe):  # it needs no seed any more
+            pass
+        elif address == asked["master"]:  # surgery is rank 0's
+            check_ingredients(recipe.seed_model, recipe.surgery)
         else:
-            load_seed_config(asked["seed"])
+            load_seed_config(recipe.seed_model)
     except UserError as error:
         found["seed_problem"] = str(error)
-    if asked["corpus"]:
-        try:
-            corpus = Corpus.open(asked["corpus"])
-            found["corpus"] = f"{corpus.fingerprint[:12]}, its data {corpus.sample_digest()[:12]}"
-        except UserError as error:
-            found["corpus_problem"] = str(error)
+    try:
+        corpus = Corpus.open(recipe.corpus)
+        found["corpus"] = f"{corpus.fingerprint[:12]}, its data {corpus.sample_digest()[:12]}"
+    except UserError as error:
+        found["corpus_problem"] = str(error)
     return found
 
 

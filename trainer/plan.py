@@ -1,13 +1,17 @@
 """What a run will do, before it does it: the model's shapes and parts, and what they take of memory, disk, tokens and time."""
 
+import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from trainer import surgery
 from trainer.architecture import architecture_of
+from trainer.checkpoint import checkpoint_paths
 from trainer.flops import Shape, stage_flops_per_token
 from trainer.mlm import build_model
 from trainer.recipe import Recipe
@@ -30,6 +34,17 @@ def memory_per_rank(
     return weight * (num_trainable + num_frozen) + gradient + 12 * own
 
 
+def begun_config(recipe: Recipe) -> dict[str, Any] | None:
+    """The model's configuration where the run folder holds a checkpoint of this recipe; from then on nobody needs the seed."""
+    for path in checkpoint_paths(recipe.output_dir):
+        with suppress(OSError, ValueError, LookupError, TypeError):  # a damaged one; `trainer.checkpoint.newest` says so in its time
+            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            if Recipe.model_validate(state["recipe"]).identity() == recipe.identity():
+                found: dict[str, Any] = state["model_config"]
+                return found
+    return None
+
+
 @dataclass(frozen=True)
 class Plan:
     """An XPT model as recipe and tokenizer determine it, without weights."""
@@ -40,8 +55,11 @@ class Plan:
     parts: Parts
 
     @classmethod
-    def of(cls, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> "Plan":
-        """Reads the seed's configuration. Raises UserError as `surgery.xpt_config` and `of_config` do."""
+    def of(cls, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, begun: dict[str, Any] | None) -> "Plan":
+        """begun: what `begun_config` found; without it the seed's configuration is read. Raises UserError as `surgery.load_seed_config`,
+        `surgery.xpt_config` and `of_config` do."""
+        if begun:
+            return cls.of_config(recipe, AutoConfig.for_model(**begun))
         return cls.of_config(recipe, surgery.xpt_config(surgery.load_seed_config(recipe.seed_model), recipe, tokenizer))
 
     @classmethod

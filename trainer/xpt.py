@@ -46,7 +46,7 @@ from trainer.launcher import check_launch
 from trainer.masking import dropout_seed
 from trainer.memory import keep_freed_memory
 from trainer.mlm import MaskedLanguageModel
-from trainer.plan import Plan
+from trainer.plan import Plan, begun_config
 from trainer.ranks import RankParser, Ranks, Stopped, StopRequest, run_on_ranks, set_environment
 from trainer.recipe import Recipe, load_recipe
 from trainer.schedule import learning_rate
@@ -149,7 +149,8 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
         raise UserError(
             f"corpus {recipe.corpus}: its tokenizer has {len(tokenizer)} pieces, its manifest says {corpus.vocab_size}; prepare it anew"
         )
-    planned = Plan.of(recipe, tokenizer)
+    begun = next(filter(None, ranks.gather(begun_config(recipe))), None)
+    planned = Plan.of(recipe, tokenizer, begun)
     special = SpecialIds.of(tokenizer)
     packing = PACKINGS[recipe.packing]
     train, valid = (
