@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The recommended recipe for two CPU cores: a dump -> 16,000 pieces and memory-mapped tokens -> 20M tokens of post-training in an hour ->
+# The recommended recipe for two CPU cores: a dump -> 16,000 pieces and memory-mapped tokens -> 21M tokens of post-training in an hour ->
 # runs/minilm/model, a plain Hugging Face model.   bash recipes/minilm.sh DUMP LEXICON [KLUE_DEV]
 # LEXICON: lines of English<TAB>Korean. KLUE_DEV: an evaluation file whose sentences are left out of the corpus. Interrupted, the same command goes on.
 set -euo pipefail
