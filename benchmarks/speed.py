@@ -34,12 +34,15 @@ class Row:
     theirs_freezes: bool
     compiled: bool
     steps: int
+    theirs_keeps_memory: bool = False
+    """As trainer/memory.py has it, which no user of theirs would come upon: how much of the ratio that is."""
 
 
 ROWS = [
     Row("minilm-stage2", "minilm", 128, "all", False, False, 4),
     Row("minilm-stage1", "minilm", 128, "adapt", False, False, 4),
     Row("minilm-stage1-frozen", "minilm", 128, "adapt", True, False, 4),
+    Row("minilm-stage2-memory-kept", "minilm", 128, "all", False, False, 4, theirs_keeps_memory=True),
     Row("base-stage2", "base", 512, "all", False, False, 2),
     Row("base-stage1", "base", 512, "adapt", False, False, 2),
     Row("minilm-stage2-compiled", "minilm", 128, "all", False, True, 4),
@@ -56,6 +59,7 @@ def run(side: str, row: Row, corpus: str, place: Place, steps: int | None = None
              "--steps", str(steps or row.steps)]  # fmt: skip
     words += ["--attention", attention] * bool(attention)
     words += ["--freeze"] * (side == "theirs" and row.theirs_freezes) + ["--compile"] * (side == "theirs" and row.compiled)
+    words += ["--keep-memory"] * (side == "theirs" and row.theirs_keeps_memory)
     words += more
     launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_port=29611", "-m", SIDE, *words]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}

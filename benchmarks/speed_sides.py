@@ -18,6 +18,7 @@ import torch
 from transformers import AutoTokenizer, PretrainedConfig, RobertaConfig, RobertaForMaskedLM
 
 from data_tools.corpus import Corpus
+from trainer.memory import keep_freed_memory
 from trainer.ranks import run_on_ranks
 
 TOKENS_PER_STEP, WARM_UP = 4096, 2
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--attention", choices=("sdpa", "eager"), help="theirs")
     parser.add_argument("--freeze", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--keep-memory", action="store_true", help="theirs")
     arguments = parser.parse_args()
     shape = dict(SHAPES[arguments.shape])
     if arguments.layers:
@@ -66,7 +68,6 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
     from trainer.checkpoint import Checkpoint
     from trainer.flops import Shape, peak_flops, stage_flops_per_token
     from trainer.masking import dropout_seed
-    from trainer.memory import keep_freed_memory
     from trainer.ranks import Ranks
     from trainer.recipe import Masking, Optimizer, Recipe, Stage
     from trainer.stages import split_parts, trainable
@@ -136,6 +137,8 @@ def theirs(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[lis
     blocks = [
         {"input_ids": row.tolist()} for row in tokens[: len(tokens) // arguments.length * arguments.length].reshape(-1, arguments.length)
     ]
+    if arguments.keep_memory:
+        keep_freed_memory()
     config._attn_implementation = arguments.attention
     model = RobertaForMaskedLM(config)
     if arguments.freeze:
