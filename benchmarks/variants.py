@@ -10,6 +10,7 @@ shuffled         the entries of each matrix of the seed's layers change places: 
 random-layers    the seed's layers begin as a random net's: matrices from N(0, initializer_range), biases 0, LayerNorms 1 and 0
 rotated          the new embeddings are turned about their mean: how they lie to each other stays, how they lie to the encoder goes
 permuted         the new embeddings change places among the pieces
+co-occurrences   the new embeddings are static vectors of the Korean text, axis by axis as wide as the seed's: they know no English piece
 layers=X         new layers' matrices are drawn from N(0, X), not N(0, initializer_range)
 unfitted         near-identity layers have LayerNorms of scale 1 and shift 0
 own-scale        the last near-identity layer gives back the encoder's states at their own scale, not at unit scale
@@ -154,6 +155,32 @@ def permute(word: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return word[torch.randperm(len(word), generator=generator)]
 
 
+def from_co_occurrences(make: Callable[..., Any]) -> Callable[..., Any]:
+    """A replacement of surgery.initial_embeddings, for whatever method is asked for."""
+
+    def initial_embeddings(_: str, seed_embeddings: torch.Tensor, seed_tokenizer: Any, tokenizer: Any, corpus: Any, *more: Any) -> Any:
+        rows, _ = make("source-statistics", seed_embeddings, seed_tokenizer, tokenizer, corpus, *more)
+        english, korean = Pieces.of(seed_tokenizer), Pieces.of(tokenizer)
+        static, seen = embedding_init.static_vectors(corpus.split("train"), len(tokenizer), 0)
+        known = np.flatnonzero(seen)
+        rows[known] = torch.from_numpy(in_the_place_of(seed_embeddings.float().numpy()[english.words()], static[known]))
+        specials = {number: english.special[role] for role, number in korean.special.items() if role in english.special}
+        rows[list(specials)] = seed_embeddings.float()[list(specials.values())]
+        return rows, {"special": len(specials), "co-occurrences": len(known), "random": len(rows) - len({*known, *specials})}
+
+    return initial_embeddings
+
+
+def in_the_place_of(source: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """static (N, D) turned and stretched so that its n-th principal axis lies on that of source (M, H) and is as wide; D <= H."""
+    middle = source.mean(axis=0)
+    _, widths, axes = np.linalg.svd(source - middle, full_matrices=False)
+    own, _, _ = np.linalg.svd(static - static.mean(axis=0), full_matrices=False)
+    scaled = own * (widths[: own.shape[1]] * (len(static) / len(source)) ** 0.5)
+    found: np.ndarray = (middle + scaled @ axes[: own.shape[1]]).astype(np.float32)
+    return found
+
+
 class WiderModels:
     """A replacement of transformers' AutoModelForMaskedLM in surgery. std: of the layers' matrices."""
 
@@ -210,6 +237,8 @@ def apply(change: str) -> None:
         surgery.initial_embeddings = with_embeddings(surgery.initial_embeddings, rotate)
     elif key == "permuted":
         surgery.initial_embeddings = with_embeddings(surgery.initial_embeddings, permute)
+    elif key == "co-occurrences":
+        surgery.initial_embeddings = from_co_occurrences(surgery.initial_embeddings)
     elif key == "layers":
         surgery.AutoModelForMaskedLM = WiderModels(float(value))
     elif key == "unit-output":
