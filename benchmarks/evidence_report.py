@@ -24,11 +24,13 @@ REFERENCE = "rates.xpt-2e-3-1e-3"
 COMPARED_WITH = {
     "rates": REFERENCE, "itl": REFERENCE, "schedule": REFERENCE, "initialisation": REFERENCE, "paper": REFERENCE,
     "knobs": "schedule.one-stage", "attribution": "schedule.one-stage", "late": "main.xpt",
+    "static": "attribution.co-occurrences",
 }  # fmt: skip
 """The cell that a table's others differ from in one thing; it stands among them."""
 BESIDE = {
     "rates": ["schedule.one-stage"],
     "knobs": ["rates.scratch-5e-4"],
+    "static": ["schedule.one-stage", "attribution.co-occurrences-random-layers"],
     "paper": ["itl.both-random", "initialisation.random"],
     "late": ["main.scratch"],
     "data": ["rates.scratch-5e-4"],

@@ -11,6 +11,7 @@ random-layers    the seed's layers begin as a random net's: matrices from N(0, i
 rotated          the new embeddings are turned about their mean: how they lie to each other stays, how they lie to the encoder goes
 permuted         the new embeddings change places among the pieces
 co-occurrences   the new embeddings are static vectors of the Korean text, axis by axis as wide as the seed's: they know no English piece
+co-occurrences=X the same, turned so that translations (X: lexicon) or pieces of both vocabularies (X: shared) come near to each other
 layers=X         new layers' matrices are drawn from N(0, X), not N(0, initializer_range)
 unfitted         near-identity layers have LayerNorms of scale 1 and shift 0
 own-scale        the last near-identity layer gives back the encoder's states at their own scale, not at unit scale
@@ -23,6 +24,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,15 +157,24 @@ def permute(word: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return word[torch.randperm(len(word), generator=generator)]
 
 
-def from_co_occurrences(make: Callable[..., Any]) -> Callable[..., Any]:
-    """A replacement of surgery.initial_embeddings, for whatever method is asked for."""
+def from_co_occurrences(make: Callable[..., Any], turned: str) -> Callable[..., Any]:
+    """A replacement of surgery.initial_embeddings, for whatever method is asked for. turned: `lexicon`, `shared`, or nothing."""
 
-    def initial_embeddings(_: str, seed_embeddings: torch.Tensor, seed_tokenizer: Any, tokenizer: Any, corpus: Any, *more: Any) -> Any:
-        rows, _ = make("source-statistics", seed_embeddings, seed_tokenizer, tokenizer, corpus, *more)
-        english, korean = Pieces.of(seed_tokenizer), Pieces.of(tokenizer)
+    def initial_embeddings(
+        _: str, seed_embeddings: torch.Tensor, seed_tokenizer: Any, tokenizer: Any, corpus: Any, lexicon: Path, *more: Any
+    ) -> Any:
+        rows, _ = make("source-statistics", seed_embeddings, seed_tokenizer, tokenizer, corpus, lexicon, *more)
+        english, korean, source = Pieces.of(seed_tokenizer), Pieces.of(tokenizer), seed_embeddings.float().numpy()
         static, seen = embedding_init.static_vectors(corpus.split("train"), len(tokenizer), 0)
-        known = np.flatnonzero(seen)
-        rows[known] = torch.from_numpy(in_the_place_of(seed_embeddings.float().numpy()[english.words()], static[known]))
+        known, words = np.flatnonzero(seen), source[english.words()]
+        if turned == "lexicon":
+            meanings = embedding_init._translations(embedding_init.read_lexicon(lexicon), english, korean)
+        else:
+            meanings = {number: [same] for number, same in korean.shared_with(english).items()}
+        meanings = {number: meanings[number] for number in known.tolist() if number in meanings}
+        pairs = (np.searchsorted(known, list(meanings)), np.stack([source[ids].mean(axis=0) for ids in meanings.values()]))
+        placed = in_the_place_of(words, static[known], pairs if turned else None)
+        rows[known] = torch.from_numpy(placed)
         specials = {number: english.special[role] for role, number in korean.special.items() if role in english.special}
         rows[list(specials)] = seed_embeddings.float()[list(specials.values())]
         return rows, {"special": len(specials), "co-occurrences": len(known), "random": len(rows) - len({*known, *specials})}
@@ -171,12 +182,16 @@ def from_co_occurrences(make: Callable[..., Any]) -> Callable[..., Any]:
     return initial_embeddings
 
 
-def in_the_place_of(source: np.ndarray, static: np.ndarray) -> np.ndarray:
-    """static (N, D) turned and stretched so that its n-th principal axis lies on that of source (M, H) and is as wide; D <= H."""
+def in_the_place_of(source: np.ndarray, static: np.ndarray, pairs: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    """static (N, D) about the mean of source (M, H), its n-th principal axis as wide as source's; D <= H. The axes lie on source's, or as
+    brings rows pairs[0] nearest to pairs[1] (K, H), by an orthogonal map (Schoenemann 1966)."""
     middle = source.mean(axis=0)
     _, widths, axes = np.linalg.svd(source - middle, full_matrices=False)
     own, _, _ = np.linalg.svd(static - static.mean(axis=0), full_matrices=False)
     scaled = own * (widths[: own.shape[1]] * (len(static) / len(source)) ** 0.5)
+    if pairs:
+        left, _, right = np.linalg.svd(scaled[pairs[0]].T @ (pairs[1] - middle), full_matrices=False)
+        axes = left @ right
     found: np.ndarray = (middle + scaled @ axes[: own.shape[1]]).astype(np.float32)
     return found
 
@@ -238,7 +253,7 @@ def apply(change: str) -> None:
     elif key == "permuted":
         surgery.initial_embeddings = with_embeddings(surgery.initial_embeddings, permute)
     elif key == "co-occurrences":
-        surgery.initial_embeddings = from_co_occurrences(surgery.initial_embeddings)
+        surgery.initial_embeddings = from_co_occurrences(surgery.initial_embeddings, value)
     elif key == "layers":
         surgery.AutoModelForMaskedLM = WiderModels(float(value))
     elif key == "unit-output":
