@@ -10,8 +10,7 @@ shuffled         the entries of each matrix of the seed's layers change places: 
 random-layers    the seed's layers begin as a random net's: matrices from N(0, initializer_range), biases 0, LayerNorms 1 and 0
 rotated          the new embeddings are turned about their mean: how they lie to each other stays, how they lie to the encoder goes
 permuted         the new embeddings change places among the pieces
-co-occurrences   the new embeddings are static vectors of the Korean text, axis by axis as wide as the seed's: they know no English piece
-co-occurrences=X the same, turned so that translations (X: lexicon) or pieces of both vocabularies (X: shared) come near to each other
+turned=X         the new embeddings are turned towards the seed's: of translations (X: lexicon), of pieces of both vocabularies (X: shared)
 layers=X         new layers' matrices are drawn from N(0, X), not N(0, initializer_range)
 unfitted         near-identity layers have LayerNorms of scale 1 and shift 0
 own-scale        the last near-identity layer gives back the encoder's states at their own scale, not at unit scale
@@ -157,42 +156,31 @@ def permute(word: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return word[torch.randperm(len(word), generator=generator)]
 
 
-def from_co_occurrences(make: Callable[..., Any], turned: str) -> Callable[..., Any]:
-    """A replacement of surgery.initial_embeddings, for whatever method is asked for. turned: `lexicon`, `shared`, or nothing."""
+def turned(make: Callable[..., Any], towards: str) -> Callable[..., Any]:
+    """A replacement of surgery.initial_embeddings. towards: `lexicon` or `shared`."""
 
     def initial_embeddings(
-        _: str, seed_embeddings: torch.Tensor, seed_tokenizer: Any, tokenizer: Any, corpus: Any, lexicon: Path, *more: Any
+        method: str, seed_embeddings: torch.Tensor, seed_tokenizer: Any, tokenizer: Any, corpus: Any, lexicon: Path, *more: Any
     ) -> Any:
-        rows, _ = make("source-statistics", seed_embeddings, seed_tokenizer, tokenizer, corpus, lexicon, *more)
+        word, details = make(method, seed_embeddings, seed_tokenizer, tokenizer, corpus, lexicon, *more)
         english, korean, source = Pieces.of(seed_tokenizer), Pieces.of(tokenizer), seed_embeddings.float().numpy()
-        static, seen = embedding_init.static_vectors(corpus.split("train"), len(tokenizer), 0)
-        known, words = np.flatnonzero(seen), source[english.words()]
-        if turned == "lexicon":
+        if towards == "lexicon":
             meanings = embedding_init._translations(embedding_init.read_lexicon(lexicon), english, korean)
         else:
             meanings = {number: [same] for number, same in korean.shared_with(english).items()}
-        meanings = {number: meanings[number] for number in known.tolist() if number in meanings}
-        pairs = (np.searchsorted(known, list(meanings)), np.stack([source[ids].mean(axis=0) for ids in meanings.values()]))
-        placed = in_the_place_of(words, static[known], pairs if turned else None)
-        rows[known] = torch.from_numpy(placed)
-        specials = {number: english.special[role] for role, number in korean.special.items() if role in english.special}
-        rows[list(specials)] = seed_embeddings.float()[list(specials.values())]
-        return rows, {"special": len(specials), "co-occurrences": len(known), "random": len(rows) - len({*known, *specials})}
+        rows = turned_towards(word.numpy(), list(meanings), np.stack([source[ids].mean(axis=0) for ids in meanings.values()]))
+        specials = list(korean.special.values())  # the seed's own
+        rows[specials] = word.numpy()[specials]
+        return torch.from_numpy(rows), details | {"turned": len(meanings)}
 
     return initial_embeddings
 
 
-def in_the_place_of(source: np.ndarray, static: np.ndarray, pairs: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-    """static (N, D) about the mean of source (M, H), its n-th principal axis as wide as source's; D <= H. The axes lie on source's, or as
-    brings rows pairs[0] nearest to pairs[1] (K, H), by an orthogonal map (Schoenemann 1966)."""
-    middle = source.mean(axis=0)
-    _, widths, axes = np.linalg.svd(source - middle, full_matrices=False)
-    own, _, _ = np.linalg.svd(static - static.mean(axis=0), full_matrices=False)
-    scaled = own * (widths[: own.shape[1]] * (len(static) / len(source)) ** 0.5)
-    if pairs:
-        left, _, right = np.linalg.svd(scaled[pairs[0]].T @ (pairs[1] - middle), full_matrices=False)
-        axes = left @ right
-    found: np.ndarray = (middle + scaled @ axes[: own.shape[1]]).astype(np.float32)
+def turned_towards(rows: np.ndarray, known: list[int], targets: np.ndarray) -> np.ndarray:
+    """rows (V, H) after the orthogonal map about their mean that brings rows[known] nearest to targets (K, H) (Schoenemann 1966)."""
+    middle = rows.mean(axis=0)
+    turn, _ = orthogonal_procrustes(rows[known] - middle, targets - middle)
+    found: np.ndarray = (middle + (rows - middle) @ turn).astype(np.float32)
     return found
 
 
@@ -252,8 +240,8 @@ def apply(change: str) -> None:
         surgery.initial_embeddings = with_embeddings(surgery.initial_embeddings, rotate)
     elif key == "permuted":
         surgery.initial_embeddings = with_embeddings(surgery.initial_embeddings, permute)
-    elif key == "co-occurrences":
-        surgery.initial_embeddings = from_co_occurrences(surgery.initial_embeddings, value)
+    elif key == "turned":
+        surgery.initial_embeddings = turned(surgery.initial_embeddings, value)
     elif key == "layers":
         surgery.AutoModelForMaskedLM = WiderModels(float(value))
     elif key == "unit-output":

@@ -80,6 +80,25 @@ def test_anchors_need_no_lexicon(languages: SimpleNamespace) -> None:
         initial_embeddings("anchors", languages.seed, languages.english, languages.korean, languages.corpus, None, 0.02, 0)
 
 
+def test_co_occurrences_alone_lie_to_each_other_as_topics_do_and_are_as_wide_as_the_seeds(languages: SimpleNamespace) -> None:
+    rows, report = initial_embeddings(
+        "co-occurrences", languages.seed, languages.english, languages.korean, languages.corpus, None, 0.02, 0
+    )
+    count, seed = TOPICS * WORDS, languages.seed
+    assert report["special"] == 5 and report["co-occurrences"] == count and report["random"] == 6
+    words = seed[languages.english.convert_tokens_to_ids([spelling(number, "a") for number in range(count)] + ["new"])]
+    placed = rows[5 : 5 + count]
+    near = torch.nn.functional.normalize(placed - placed.mean(0), dim=1)
+    nearest = (near @ near.T).fill_diagonal_(-1).argmax(1)
+    assert (nearest // WORDS == torch.arange(count) // WORDS).float().mean() > 0.9  # chance: a twentieth
+    dimensions = min(embedding_init.DIMENSIONS, HIDDEN)
+    (theirs, axes), (ours, own) = (np.linalg.eigh(np.cov(found.numpy().T, bias=True)) for found in (words, placed))
+    assert np.allclose(ours[-dimensions:], theirs[-dimensions:], rtol=1e-3) and torch.allclose(placed.mean(0), words.mean(0), atol=1e-4)
+    assert abs((axes[:, -3:] * own[:, -3:]).sum(0)).min() > 0.99
+    ids, english = languages.korean.convert_tokens_to_ids, languages.english.convert_tokens_to_ids
+    assert torch.equal(rows[ids("<mask>")], seed[english("[MASK]")])
+
+
 def test_dictionary_puts_every_piece_where_it_belongs(languages: SimpleNamespace, tmp_path: Path) -> None:
     rows, report = from_dictionary(languages, tmp_path, languages.lexicon)
     seed, count = languages.seed, TOPICS * WORDS

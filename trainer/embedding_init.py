@@ -1,11 +1,13 @@
 """The first word embeddings of a new (Korean) vocabulary, made from those of an English seed model.
 
-Methods: `random` (the paper), `source-statistics`, `dictionary`, `anchors`. `dictionary` follows the idea of WECHSEL (Minixhofer, Paischer
-and Rekabsaz, NAACL 2022), written anew: a Korean piece starts as a weighted mean of the English pieces that mean something
-similar. What means something similar is found with word vectors made in seconds from the corpus's own tokens, and a kernel ridge
-map from these into the seed's embedding space, learnt from a bilingual lexicon. Unlike WECHSEL no word vectors of the
+Methods: `random` (the paper), `source-statistics`, `dictionary`, `anchors`, `co-occurrences`. `dictionary` follows the idea of WECHSEL
+(Minixhofer, Paischer and Rekabsaz, NAACL 2022), written anew: a Korean piece starts as a weighted mean of the English pieces that mean
+something similar. What means something similar is found with word vectors made in seconds from the corpus's own tokens, and a kernel
+ridge map from these into the seed's embedding space, learnt from a bilingual lexicon. Unlike WECHSEL no word vectors of the
 English side are needed, the seed's own embeddings take their place, and pieces that both vocabularies share (digits, Latin,
 punctuation) are copied. `anchors` is for languages without a lexicon: it learns the map from those shared pieces.
+`co-occurrences` needs neither: the corpus's word vectors themselves take the place of the seed's embeddings, each principal axis
+where one of the seed's is and as wide. How pieces lie to each other is what counts of an embedding (docs/results.md).
 
 V: pieces of the new vocabulary, S: pieces of the seed's, H: hidden size, D: size of the static word vectors.
 """
@@ -59,8 +61,8 @@ def initial_embeddings(
     """(V, H) fp32 embeddings of `tokenizer`'s pieces, and a report of where they come from.
 
     seed_embeddings: (S, H) fp32, rows in the order of `seed_tokenizer`'s ids. method: `random`, N(0, initializer_range);
-    `source-statistics`, N(mean, std) of each dimension of the seed's; `dictionary` and `anchors`, see the module, need a
-    corpus, `dictionary` also a lexicon.
+    `source-statistics`, N(mean, std) of each dimension of the seed's; `dictionary`, `anchors` and `co-occurrences`, see the module,
+    need a corpus, `dictionary` also a lexicon.
     Deterministic in its arguments, but for the last bits of sums, which follow the number of threads. Raises UserError for a lexicon
     that is missing, malformed or of no use.
     """
@@ -82,6 +84,9 @@ def initial_embeddings(
     elif method == "anchors":
         assert corpus is not None
         rows, report = _from_map(source, seed_tokenizer, tokenizer, corpus, None, "surgery.embedding_init anchors", rng, seed)
+    elif method == "co-occurrences":
+        assert corpus is not None
+        rows, report = _from_co_occurrences(source, seed_tokenizer, tokenizer, corpus, rng, seed)
     else:
         raise ValueError(f"unknown method of embedding initialisation {method!r}")
     report["seconds"] = round(time.perf_counter() - started, 2)
@@ -234,6 +239,39 @@ def _from_map(
         "lexicon_pairs": len(pairs or []),
         "map": _quality_of_map(centred, static, known, words, korean),
     }
+
+
+def _from_co_occurrences(
+    source: np.ndarray,
+    seed_tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: "Corpus",
+    rng: np.random.Generator,
+    seed: int,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    english, korean = Pieces.of(seed_tokenizer), Pieces.of(tokenizer)
+    rows = _like_source(source, len(tokenizer), rng)
+    static, seen = static_vectors(corpus.split("train"), len(tokenizer), seed)
+    known, words = np.flatnonzero(seen), source[english.words()]
+    if min(len(known), len(words)) <= (axes := min(static.shape[1], source.shape[1])):
+        raise UserError(
+            f"surgery.embedding_init co-occurrences: {len(known)} pieces stand in the corpus, {len(words)} words in the seed's vocabulary, "
+            f"expected more than {axes} of each; give more text, or use embedding_init source-statistics"
+        )
+    rows[known] = _in_the_place_of(words, static[known])
+    specials = {number: english.special[role] for role, number in korean.special.items() if role in english.special}
+    rows[list(specials)] = source[list(specials.values())]
+    return rows, {"special": len(specials), "co-occurrences": len(known), "random": len(rows) - len({*known, *specials})}
+
+
+def _in_the_place_of(source: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """(N, H): static (N, D) about the mean of source (M, H), its n-th principal axis where source's is and as wide."""
+    middle = source.mean(axis=0)
+    _, widths, axes = np.linalg.svd(source - middle, full_matrices=False)
+    own, _, _ = np.linalg.svd(static - static.mean(axis=0), full_matrices=False)
+    count = min(own.shape[1], len(axes))
+    placed: np.ndarray = middle + own[:, :count] * (widths[:count] * (len(static) / len(source)) ** 0.5) @ axes[:count]
+    return placed
 
 
 def _like_source(source: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

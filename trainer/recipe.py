@@ -28,9 +28,9 @@ class Surgery(_Settings):
     """Where an adaptation layer (ITL) stands: before the encoder, after it, both, nowhere."""
     itl_init: Literal["random", "near-identity"] = "random"
     """`near-identity`: an ITL gives back what reaches it, as nearly as a layer can; the paper's are random."""
-    embedding_init: Literal["random", "source-statistics", "dictionary", "anchors"] = "random"
+    embedding_init: Literal["random", "source-statistics", "dictionary", "anchors", "co-occurrences"] = "random"
     """First word embeddings: random (the paper's); drawn with the seed's mean and deviation; from a lexicon and the corpus; from the pieces
-    that both vocabularies share and the corpus (trainer/embedding_init.py)."""
+    that both vocabularies share and the corpus; from the corpus alone (trainer/embedding_init.py)."""
     lexicon: Path | None = None
     """English<TAB>Korean pairs; needed by `embedding_init: dictionary`."""
     output_bias_init: Literal["zeros", "unigram"] = "zeros"
