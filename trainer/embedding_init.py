@@ -172,6 +172,10 @@ class Pieces:
         """Id here -> id there, of the pieces that `other` has too."""
         return {number: same for (initial, text), number in self.ids.items() if (same := other.find(text, initial)) is not None}
 
+    def special_in(self, other: "Pieces") -> dict[int, int]:
+        """Id here -> id there, of the special pieces whose role `other` has too."""
+        return {number: other.special[role] for role, number in self.special.items() if role in other.special}
+
     def words(self) -> np.ndarray:
         """(W,) sorted ids of the pieces that are words of two letters or more."""
         return np.array(sorted(number for (initial, text), number in self.ids.items() if initial and text.isalpha() and len(text) > 1))
@@ -197,7 +201,7 @@ def _from_map(
     """pairs: of a lexicon; without one the map is learnt from the pieces that both vocabularies have. origin: of the pairs, for people."""
     english, korean = Pieces.of(seed_tokenizer), Pieces.of(tokenizer)
     rows = _like_source(source, len(tokenizer), rng)
-    specials = {number: english.special[role] for role, number in korean.special.items() if role in english.special}
+    specials = korean.special_in(english)
     if (beyond := max(english.ids.values(), default=0)) >= len(source):
         raise UserError(f"the seed's tokenizer has a piece {beyond}, its model {len(source)} embeddings; give a seed whose two fit")
     copies = korean.shared_with(english)
@@ -259,7 +263,7 @@ def _from_co_occurrences(
             f"expected more than {axes} of each; give more text, or use embedding_init source-statistics"
         )
     rows[known] = _in_the_place_of(words, static[known])
-    specials = {number: english.special[role] for role, number in korean.special.items() if role in english.special}
+    specials = korean.special_in(english)
     rows[list(specials)] = source[list(specials.values())]
     return rows, {"special": len(specials), "co-occurrences": len(known), "random": len(rows) - len({*known, *specials})}
 

@@ -40,12 +40,11 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         "seed_problem": None,
     }  # fmt: skip
     try:
-        if begun_config(recipe):  # it needs no seed any more
-            pass
-        elif address == asked["master"]:  # surgery is rank 0's
-            check_ingredients(recipe.seed_model, recipe.surgery)
-        else:
-            load_seed_config(recipe.seed_model)
+        if begun_config(recipe) is None:  # else it needs no seed any more
+            if address == asked["master"]:  # surgery is rank 0's
+                check_ingredients(recipe.seed_model, recipe.surgery)
+            else:
+                load_seed_config(recipe.seed_model)
     except UserError as error:
         found["seed_problem"] = str(error)
     try:
