@@ -33,7 +33,7 @@ BESIDE = {
     "static": ["schedule.one-stage", "attribution.co-occurrences-random-layers"],
     "paper": ["itl.both-random", "initialisation.random"],
     "late": ["main.scratch"],
-    "data": ["rates.scratch-5e-4"],
+    "data": ["attribution.co-occurrences", "attribution.co-occurrences-random-layers", "attribution.random-both"],
 }
 """Cells of other tables that a table and its picture show, too."""
 BEST_CONSTANT = 12.54

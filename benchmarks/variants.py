@@ -5,6 +5,7 @@ parts=A+B        rows are made of these only: neighbours, translations, copies
 lexicon=N        N of the translated pieces, drawn once, nested: the 300 are among the 1,000
 holdout=N        without the pieces of every N-th translated word (benchmarks/probes.py asks for them)
 static=N         static vectors from N tokens
+dimensions=N     static vectors of N dimensions
 map=procrustes   an orthogonal map instead of the kernel ridge, or map=ridge, a linear one
 shuffled         the entries of each matrix of the seed's layers change places: their distribution stays, what they know goes
 random-layers    the seed's layers begin as a random net's: matrices from N(0, initializer_range), biases 0, LayerNorms 1 and 0
@@ -230,6 +231,8 @@ def apply(change: str) -> None:
     elif key == "static":
         embedding_init.STATIC_TOKENS = int(value)
         embedding_init.STRETCH = min(embedding_init.STRETCH, int(value) // 16)
+    elif key == "dimensions":
+        embedding_init.DIMENSIONS = int(value)
     elif key == "map":
         embedding_init._map_into = linear_map(value)
     elif key == "shuffled":
