@@ -73,8 +73,8 @@ class Cell:
         """Its text: the whole corpus, or the part of it that stands beside it."""
         return whole.with_name(whole.name + self.text)
 
-    def overrides(self, recipe: dict[str, Any]) -> list[str]:
-        """--set arguments: the stages with their steps, and the cell's own settings."""
+    def overrides(self, recipe: dict[str, Any], common: dict[str, Any]) -> list[str]:
+        """--set arguments: the stages with their steps, what all cells have in common, and the cell's own settings."""
         batch = self.set.get("global_batch_size", recipe["global_batch_size"])
         steps = self.tokens // (batch * self.set.get("sequence_length", recipe["sequence_length"]))
         rows, done = [], 0.0
@@ -87,7 +87,7 @@ class Cell:
         every = {"every.evaluate": max(64, steps // 40), "every.checkpoint": max(1, steps // 8), "seed": self.seed}
         if self.klue:
             every["keep_every"] = steps // 8
-        values = {**every, **self.set, "stages": rows}
+        values = {**every, **common, **self.set, "stages": rows}
         return [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=9999).splitlines()[0]}" for key, value in values.items()]
 
 
@@ -111,7 +111,7 @@ def start(cell: Cell, given: dict[str, Any], arguments: argparse.Namespace) -> s
         program = ["-m", "benchmarks.variants", *cell.variant, "--"] if cell.variant else ["trainer/xpt.py"]
         command = [
             *program, "--recipe", recipe, "--ds-config", "ds_configs/zero2_cpu.json", "--corpus", str(cell.corpus(arguments.corpus)),
-            "--output-dir", str(cell.run), "--set", f"surgery.lexicon={arguments.lexicon}", *cell.overrides(settings),
+            "--output-dir", str(cell.run), "--set", f"surgery.lexicon={arguments.lexicon}", *cell.overrides(settings, given["common"]),
         ]  # fmt: skip
     else:
         share = next(share for share in cell.klue if not fine_tuned(cell, share).is_file())

@@ -28,7 +28,7 @@ def test_every_cell_is_a_recipe_with_its_number_of_tokens() -> None:
     path = given["recipe"]
     assert len({cell.label for cell in cells}) == len(cells) > 20
     for cell in cells:
-        recipe = load_recipe(Path(path), cell.overrides(yaml.safe_load(Path(path).read_text(encoding="utf-8"))))
+        recipe = load_recipe(Path(path), cell.overrides(yaml.safe_load(Path(path).read_text(encoding="utf-8")), given["common"]))
         assert recipe.total_steps * recipe.global_batch_size * recipe.sequence_length == cell.tokens and recipe.seed == cell.seed
         assert [stage.train for stage in recipe.stages] == [tuple(stage["train"]) for stage in cell.stages]
 
@@ -163,6 +163,7 @@ def test_a_cell_starts_with_the_files_it_names_and_no_others(monkeypatch, tmp_pa
     evidence.start(cell, given, arguments)
     words = said.pop()
     assert words[1:4] == ["-m", "benchmarks.variants", "unfitted"] and "seed=7" in words and f"surgery.lexicon={arguments.lexicon}" in words
+    assert "surgery.embedding_init=dictionary" in words
     assert words[words.index("--corpus") + 1] == str(arguments.corpus)
 
     (cell.run / "model").mkdir(parents=True)

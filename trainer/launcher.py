@@ -30,6 +30,11 @@ def launcher_processes() -> tuple[int, ...]:
         return ()
 
 
+def launched() -> bool:
+    """Whether a launcher or MPI started this process as one of its ranks."""
+    return any(name in os.environ for name in ("RANK", *_MPI_RANKS))
+
+
 def rank_in_environment() -> int:
     """Our rank before any process group exists."""
     return int(next((os.environ[name] for name in ("RANK", *_MPI_RANKS) if name in os.environ), "0"))

@@ -17,15 +17,14 @@ import torch.distributed as dist
 
 from data_tools.errors import RunError, UserError
 from trainer import accelerator, lifeline
-from trainer.launcher import launcher_processes, rank_in_environment
+from trainer.launcher import launched, launcher_processes, rank_in_environment
 
 T = TypeVar("T")
 
 
 def set_environment() -> None:
     """What a process started without a launcher lacks to be rank 0 of 1; does nothing under a launcher or MPI."""
-    launched = any(name in os.environ for name in ("RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"))
-    if not launched:
+    if not launched():
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
