@@ -4,7 +4,7 @@ On the GPUs of a lab, the paper's recipe:
     deepspeed --hostfile hostfiles/lab trainer/xpt.py
 On one machine without an ssh server, 2 CPU ranks:
     OMP_NUM_THREADS=1 deepspeed --hostfile hostfiles/localhost --no_ssh_check --master_addr 127.0.0.1 trainer/xpt.py \
-        --recipe recipes/minilm.yaml --ds-config ds_configs/zero2_cpu.json --set surgery.lexicon=LEXICON
+        --recipe recipes/minilm.yaml --ds-config ds_configs/zero2_cpu.json
 What it would do, without doing it: add --dry-run. Interrupted? The same command goes on.
 """
 
