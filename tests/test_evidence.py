@@ -28,7 +28,8 @@ def test_every_cell_is_a_recipe_with_its_number_of_tokens() -> None:
     path = given["recipe"]
     assert len({cell.label for cell in cells}) == len(cells) > 20
     for cell in cells:
-        recipe = load_recipe(Path(path), cell.overrides(yaml.safe_load(Path(path).read_text(encoding="utf-8")), given["common"]))
+        settings = cell.overrides(yaml.safe_load(Path(path).read_text(encoding="utf-8")), given["common"])
+        recipe = load_recipe(Path(path), ["surgery.lexicon=its.tsv", *settings])
         assert recipe.total_steps * recipe.global_batch_size * recipe.sequence_length == cell.tokens and recipe.seed == cell.seed
         assert [stage.train for stage in recipe.stages] == [tuple(stage["train"]) for stage in cell.stages]
 
