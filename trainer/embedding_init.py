@@ -188,6 +188,14 @@ class Pieces:
         return self.ids.get((False, word))
 
 
+def _english_pieces(seed_tokenizer: PreTrainedTokenizerBase, source: np.ndarray) -> Pieces:
+    """Raises UserError for a seed whose tokenizer has pieces beyond its embeddings `source` (S, H)."""
+    english = Pieces.of(seed_tokenizer)
+    if (beyond := max(english.ids.values(), default=0)) >= len(source):
+        raise UserError(f"the seed's tokenizer has a piece {beyond}, its model {len(source)} embeddings; give a seed whose two fit")
+    return english
+
+
 def _from_map(
     source: np.ndarray,
     seed_tokenizer: PreTrainedTokenizerBase,
@@ -199,11 +207,9 @@ def _from_map(
     seed: int,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """pairs: of a lexicon; without one the map is learnt from the pieces that both vocabularies have. origin: of the pairs, for people."""
-    english, korean = Pieces.of(seed_tokenizer), Pieces.of(tokenizer)
+    english, korean = _english_pieces(seed_tokenizer, source), Pieces.of(tokenizer)
     rows = _like_source(source, len(tokenizer), rng)
     specials = korean.special_in(english)
-    if (beyond := max(english.ids.values(), default=0)) >= len(source):
-        raise UserError(f"the seed's tokenizer has a piece {beyond}, its model {len(source)} embeddings; give a seed whose two fit")
     copies = korean.shared_with(english)
     translations = {number: meanings for number, meanings in _translations(pairs or [], english, korean).items() if number not in copies}
     anchors = translations if pairs is not None else {number: [same] for number, same in copies.items()}
@@ -253,7 +259,7 @@ def _from_co_occurrences(
     rng: np.random.Generator,
     seed: int,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    english, korean = Pieces.of(seed_tokenizer), Pieces.of(tokenizer)
+    english, korean = _english_pieces(seed_tokenizer, source), Pieces.of(tokenizer)
     rows = _like_source(source, len(tokenizer), rng)
     static, seen = static_vectors(corpus.split("train"), len(tokenizer), seed)
     known, words = np.flatnonzero(seen), source[english.words()]

@@ -9,7 +9,7 @@ from pathlib import Path
 from data_tools.errors import UserError
 
 _CHOOSING = ("--include", "-i", "--exclude", "-e", "--num_gpus", "--num_accelerators", "--num_nodes")  # fewer slots are meant
-_MPI_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
 
 
@@ -32,12 +32,12 @@ def launcher_processes() -> tuple[int, ...]:
 
 def launched() -> bool:
     """Whether a launcher or MPI started this process as one of its ranks."""
-    return any(name in os.environ for name in ("RANK", *_MPI_RANKS))
+    return any(name in os.environ for name in _RANKS)
 
 
 def rank_in_environment() -> int:
     """Our rank before any process group exists."""
-    return int(next((os.environ[name] for name in ("RANK", *_MPI_RANKS) if name in os.environ), "0"))
+    return int(next((os.environ[name] for name in _RANKS if name in os.environ), "0"))
 
 
 def ranks_in_environment() -> int:
