@@ -96,8 +96,9 @@ def read_cells(path: Path = TABLE) -> tuple[dict[str, Any], list[Cell]]:
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     cells = []
     for table, rows in given["tables"].items():
+        defaults = {**given["defaults"], **rows.pop("defaults", {})}
         for name, row in rows.items():
-            settings = {**given["defaults"], **row}
+            settings = {**defaults, **row}
             cells += [Cell(table, name, seed, **{k: v for k, v in settings.items() if k != "seeds"}) for seed in settings["seeds"]]
     return given, cells
 

@@ -23,8 +23,7 @@ REFERENCE = "rates.xpt-2e-3-1e-3"
 """Everything as in `defaults`."""
 COMPARED_WITH = {
     "rates": REFERENCE, "itl": REFERENCE, "schedule": REFERENCE, "initialisation": REFERENCE, "paper": REFERENCE,
-    "knobs": "schedule.one-stage", "attribution": "schedule.one-stage", "late": "main.xpt",
-    "static": "attribution.co-occurrences",
+    "attribution": "schedule.one-stage", "late": "main.xpt", "static": "attribution.co-occurrences", "knobs": "attribution.co-occurrences",
 }  # fmt: skip
 """The cell that a table's others differ from in one thing; it stands among them."""
 BESIDE = {
