@@ -277,8 +277,12 @@ def test_what_a_translated_piece_is_made_of(languages: SimpleNamespace, tmp_path
 
 
 def test_what_does_not_fit_is_told(languages: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the seed's tokenizer has a piece \d+, its model 90 embeddings"):
-        from_dictionary(SimpleNamespace(**vars(languages) | {"seed": languages.seed[:90]}), tmp_path, languages.lexicon)
+    (tmp_path / "pairs.tsv").write_text(languages.lexicon, encoding="utf-8")
+    for method in ("dictionary", "anchors", "co-occurrences"):
+        with pytest.raises(UserError, match=r"the seed's tokenizer has a piece \d+, its model 90 embeddings"):
+            initial_embeddings(
+                method, languages.seed[:90], languages.english, languages.korean, languages.corpus, tmp_path / "pairs.tsv", 0.02, 0
+            )
     few = SimpleNamespace(split=lambda _: SimpleNamespace(tokens=np.array([6, 7, 6, 7, 9], dtype=np.uint16)))
     with pytest.raises(UserError, match="of the pieces with a known meaning stand in the corpus, expected"):
         from_dictionary(SimpleNamespace(**vars(languages) | {"corpus": few}), tmp_path, languages.lexicon)
