@@ -35,6 +35,7 @@ def measure(corpus: str) -> dict[str, dict[str, list[float]]]:
 
 
 def draw(found: dict[str, dict[str, list[float]]]) -> None:
+    """A panel a curve: medians joined, each repetition a dot."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -64,6 +64,7 @@ def inside() -> None:
 
 
 def launch(corpus: str, folder: Path, recipe: str) -> dict[str, list[float]]:
+    """A short run under the clocks of this file, by the launcher: {part: seconds of each call}."""
     measured = folder / "measured.json"
     stages = f"[{{name: all, train: [all], steps: {STEPS}, learning_rate: 1.0e-4}}]"
     words = [

@@ -49,6 +49,7 @@ def paper() -> tuple[int, int, dict[str, tuple[int, float]]]:
 
 
 def predict() -> None:
+    """Print the step times of the paper's model on hosts of GPUs."""
     blocks, tokens, stages = paper()
     for stage, (elements, flops) in stages.items():
         print(f"{stage}: {elements:,} parameters train, {flops / 1e9:.3f} GFLOP a token, {tokens:,} tokens a step")
@@ -67,6 +68,7 @@ def predict() -> None:
 
 
 def check() -> None:
+    """Time steps over cables of known rates and print them beside what the model predicts; writes benchmarks/results/scaling.json."""
     lacking = missing()
     if lacking:
         sys.exit(f"error: a lab needs {lacking}")

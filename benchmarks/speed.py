@@ -112,6 +112,7 @@ def machine() -> dict[str, str]:
 
 
 def picture() -> None:
+    """docs/speed.png from the committed records."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -117,6 +117,7 @@ def cpu_seconds(run: Callable[[], object]) -> float:
 
 
 def compare(dump: Path, command: str, folder: Path, truth: Pages | None) -> dict[str, object]:
+    """Our reading of a dump beside wikiextractor's, and of both beside the truth where it is known; MB and seconds of CPU time."""
     xml = folder / "dump.xml"
     xml.write_bytes(bz2.decompress(dump.read_bytes()) if dump.suffix == ".bz2" else dump.read_bytes())
     megabytes = xml.stat().st_size / 1e6
