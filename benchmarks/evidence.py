@@ -98,7 +98,7 @@ def read_cells(path: Path = TABLE) -> tuple[dict[str, Any], list[Cell]]:
     for table, rows in given["tables"].items():
         defaults = {**given["defaults"], **rows.pop("defaults", {})}
         for name, row in rows.items():
-            settings = {**defaults, **row}
+            settings = {**defaults, **row, "set": {**defaults["set"], **row.get("set", {})}}
             cells += [Cell(table, name, seed, **{k: v for k, v in settings.items() if k != "seeds"}) for seed in settings["seeds"]]
     return given, cells
 
