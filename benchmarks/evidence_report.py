@@ -23,7 +23,8 @@ REFERENCE = "rates.xpt-2e-3-1e-3"
 """Everything as in `defaults`."""
 COMPARED_WITH = {
     "rates": REFERENCE, "itl": REFERENCE, "schedule": REFERENCE, "initialisation": REFERENCE, "paper": REFERENCE,
-    "attribution": "schedule.one-stage", "late": "main.xpt", "static": "attribution.co-occurrences", "knobs": "attribution.co-occurrences",
+    "attribution": "schedule.one-stage", "static": "attribution.co-occurrences", "knobs": "attribution.co-occurrences",
+    "late": "main.dictionary",
 }  # fmt: skip
 """The cell that a table's others differ from in one thing; it stands among them."""
 BESIDE = {
@@ -66,6 +67,11 @@ def read_records() -> dict[str, list[Record]]:
 def final(record: Record) -> float:
     """Validation loss at the end."""
     return float(record["curve"][-1][2])
+
+
+def mean_loss(seeds: list[Record]) -> float:
+    """Mean validation loss at the end."""
+    return statistics.mean(map(final, seeds))
 
 
 def after_first_stage(record: Record) -> float | None:
@@ -202,7 +208,7 @@ def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
     """Validation loss against tokens, a line a cell, named in the order in which they end; the range of a cell's seeds is shaded."""
     with picture(name, "validation loss") as axes:
         rows = rows_of(name, records)
-        for label in sorted(rows, key=lambda label: -statistics.mean(map(final, rows[label]))):
+        for label in sorted(rows, key=lambda label: -mean_loss(rows[label])):
             found = rows[label]
             each = found[0]["tokens"] / found[0]["steps"]
             steps = sorted(set.intersection(*({point[0] for point in record["curve"] if point[0]} for record in found)))
@@ -211,6 +217,27 @@ def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
             (line,) = axes.plot(places, [statistics.mean(several) for several in losses], label=shown_as(label, name))
             if len(found) > 1:
                 axes.fill_between(places, [min(s) for s in losses], [max(s) for s in losses], color=line.get_color(), alpha=0.25)
+
+
+def main_arms(records: dict[str, list[Record]]) -> list[list[Record]]:
+    """Of the main result, in the order in which they end; a seed that was not scored before its first step has the score of another cell's
+    that starts the same, if there is one."""
+    rows = [(start_of(record), row) for seeds in records.values() for record in seeds for row in record["klue_re"]]
+    started = {start: row for start, row in rows if not row["tokens"]}
+    arms = []
+    for label in sorted((label for label in records if label.startswith("main.")), key=lambda label: -mean_loss(records[label])):
+        found = []
+        for record in records[label]:
+            later = [row for row in record["klue_re"] if row["tokens"]]
+            start = start_of(record)
+            found.append({**record, "klue_re": [started[start], *later] if start in started else later})
+        arms.append(found)
+    return arms
+
+
+def start_of(record: Record) -> str:
+    """What two cells have in common that begin with the same model."""
+    return json.dumps([record["seed"], record["text"], record["variant"], record["set"]], sort_keys=True)
 
 
 def draw_scores(arms: list[list[Record]]) -> None:
@@ -233,13 +260,13 @@ def draw_scores(arms: list[list[Record]]) -> None:
 
 
 def scores_table(records: dict[str, list[Record]]) -> str:
-    """KLUE-RE after so many tokens, of the main result's arms."""
+    """KLUE-RE after so many tokens, of the main result's arms, the best first."""
     found: dict[tuple[str, str], dict[float, list[float]]] = {}
-    for label, seeds in sorted(records.items(), reverse=True):
+    for arm in reversed(main_arms(records)):
         for score, shown in (("micro_f1", "micro-F1"), ("auprc", "AUPRC")):
-            for record in seeds if label.startswith("main.") else ():
+            for record in arm:
                 for row in record["klue_re"]:
-                    found.setdefault((label.split(".", 1)[1], shown), defaultdict(list))[row["tokens"]].append(row[score])
+                    found.setdefault((record["name"], shown), defaultdict(list))[row["tokens"]].append(row[score])
     places = sorted({tokens for points in found.values() for tokens in points})
     head = ["KLUE-RE", "", *(f"{tokens / 1e6:.1f}M tokens" for tokens in places)]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -252,7 +279,7 @@ def scores_table(records: dict[str, list[Record]]) -> str:
 def hypotheses(records: dict[str, list[Record]]) -> str:
     """What became of the two, in figures."""
     xpts, scratches = records.get("main.xpt", []), records.get("main.scratch", [])
-    short = records.get("short.thirty-second", [])
+    short = records.get("short.xpt", [])
     lines = []
     if xpts and scratches:
         scores = [scores_after(1.0, arm) for arm in (xpts, scratches)]
@@ -260,8 +287,8 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
             lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(scores[0], scores[1], 2)}; hypothesis: +15.")
         lines.append(f"* validation loss at the end: {difference([*map(final, xpts)], [*map(final, scratches)])}.")
     of_seed = {record["seed"]: record for record in scratches}
-    for arm, seeds in (("xpt", with_first_steps(records)), ("late.two-stages-unfitted", records.get("late.two-stages-unfitted", []))):
-        for record in seeds:
+    for arm in ("xpt", "dictionary", "late.two-stages-unfitted"):
+        for record in records.get(arm, []) if "." in arm else with_first_steps(arm, records):
             if scratch := of_seed.get(record["seed"]):
                 needed = tokens_to_reach(record, final(scratch))
                 reached = f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}" if needed else "never"
@@ -274,17 +301,17 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
     return "\n".join(lines)
 
 
-def with_first_steps(records: dict[str, list[Record]]) -> list[Record]:
-    """main.xpt, its curves begun by those of early.xpt: the same steps, validated more often. A seed that has no more yet is as it is.
-    Raises ValueError where they do not meet."""
-    long, often = ({record["seed"]: record for record in records.get(label, [])} for label in ("main.xpt", "early.xpt"))
+def with_first_steps(arm: str, records: dict[str, list[Record]]) -> list[Record]:
+    """An arm of the table main, its curves begun by those of the table early: the same steps, validated more often. A seed that has no more
+    yet is as it is. Raises ValueError where they do not meet."""
+    long, often = ({record["seed"]: record for record in records.get(f"{table}.{arm}", [])} for table in ("main", "early"))
     found = [often[seed] for seed in often.keys() - long.keys()]
     for seed, record in long.items():
         first = often[seed]["curve"] if seed in often else []
         at = {step: loss for step, _, loss in record["curve"]}
         for step, _, loss in first:
             if abs(at.get(step, loss) - loss) > SAME_RUN:
-                raise ValueError(f"seed {seed} at step {step}: main.xpt has {at[step]}, early.xpt {loss}")
+                raise ValueError(f"seed {seed} at step {step}: main.{arm} has {at[step]}, early.{arm} {loss}")
         found.append({**record, "curve": first + [point for point in record["curve"] if not first or point[0] > first[-1][0]]})
     return sorted(found, key=lambda record: record["seed"])
 
@@ -292,7 +319,7 @@ def with_first_steps(records: dict[str, list[Record]]) -> list[Record]:
 def reached_table(records: dict[str, list[Record]]) -> str:
     """After how many tokens the main result's arms have a loss, over the seeds that both have."""
     of_seed = {record["seed"]: record for record in records.get("main.scratch", [])}
-    pairs = [(record, of_seed[record["seed"]]) for record in with_first_steps(records) if record["seed"] in of_seed]
+    pairs = [(record, of_seed[record["seed"]]) for record in with_first_steps("xpt", records) if record["seed"] in of_seed]
     lines = ["| validation loss | scratch, M tokens | xpt, M tokens | ratio |", "|---|---|---|---|"]
     for loss in (*LOSSES, None):
         found = [[tokens_to_reach(side, final(pair[1]) if loss is None else loss) for side in pair] for pair in pairs]
@@ -336,13 +363,13 @@ def main() -> None:
     document = DOCS / "results.md"
     text = document.read_text(encoding="utf-8")
     document.write_text(rendered(text, records), encoding="utf-8")
-    drawn = records | {"main.xpt": [record for record in with_first_steps(records) if record["table"] == "main"]}
+    begun = {arm: [record for record in with_first_steps(arm, records) if record["table"] == "main"] for arm in ("xpt", "dictionary")}
+    drawn = records | {f"main.{arm}": found for arm, found in begun.items() if found}
     for name in dict.fromkeys(label.split(".")[0] for label in records):
         if f"evidence_{name}.png" in text:
             draw_curves(name, drawn)
-    both = [records.get(f"main.{arm}", []) for arm in ("scratch", "xpt")]  # in colours as the losses
-    if all(both) and "evidence_scores.png" in text:
-        draw_scores(both)
+    if "evidence_scores.png" in text:
+        draw_scores(main_arms(records))
 
 
 if __name__ == "__main__":

@@ -325,6 +325,12 @@ def test_the_report_says_what_the_records_say() -> None:
         "| scratch | 3 | 4M | 5.333 ± 0.577 | 207.1 | 5.500 (1 of 3 seeds) | 22.00 ± 2.00 |",
     ]
     assert "| xpt | micro-F1 | 32.00, 30.00 | 52.00, 50.00 |" in evidence_report.scores_table(records)
+    # before the first step: of a cell that starts the same, seed and all
+    begun = {**record("attribution.same", 1, [9, 8, 7, 6, 5], []), "klue_re": [{"tokens": 0.0, "micro_f1": 29.0, "auprc": 9.0}]}
+    shown = evidence_report.scores_table(records | {"attribution.same": [begun]})
+    assert "| xpt | micro-F1 | 29.00 | 32.00, 30.00 | 52.00, 50.00 |" in shown
+    other = evidence_report.scores_table(records | {"attribution.other": [{**begun, "variant": ["rotated"]}]})
+    assert other == evidence_report.scores_table(records)
     staged = record("itl.none", 0, [9, 8, 7, 6, 5], [])
     staged["curve"] = [[step, "adapt" if step < 300 else "all", loss] for step, _, loss in staged["curve"]]
     assert "| none | 1 | 4M | 7.000 | 5.000 |" in evidence_report.table("itl", {"itl.none": [staged]})

@@ -150,6 +150,7 @@ class SentenceBlocks(Blocks):
         self.num_blocks = len(self._ends)
 
     def read(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, segments) of these blocks, each (blocks, L): <s> sentence </s> side by side, numbered from 1; 0 is padding."""
         first = np.where(blocks > 0, self._ends[blocks - 1], 0)
         counts = self._ends[blocks] - first  # pieces of each block
         row = np.repeat(np.arange(len(blocks)), counts)

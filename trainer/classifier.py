@@ -254,6 +254,7 @@ def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def load_config(source: str) -> transformers.PretrainedConfig:
+    """The configuration of a model folder or Hub id. Raises UserError when there is none that loads."""
     check_source(source)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -264,6 +265,7 @@ def load_config(source: str) -> transformers.PretrainedConfig:
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a model folder or Hub id. Raises UserError when there is none."""
     check_source(source)
     folder = Path(source)
     # transformers makes up an empty tokenizer for a folder that has only a config.json, so that we look ourselves.
