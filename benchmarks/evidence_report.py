@@ -287,8 +287,10 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
             lines.append(f"* micro-F1 at the end, xpt less scratch: {difference(scores[0], scores[1], 2)}; hypothesis: +15.")
         lines.append(f"* validation loss at the end: {difference([*map(final, xpts)], [*map(final, scratches)])}.")
     of_seed = {record["seed"]: record for record in scratches}
-    for arm in ("xpt", "dictionary", "late.two-stages-unfitted"):
-        for record in records.get(arm, []) if "." in arm else with_first_steps(arm, records):
+    arms = {arm: with_first_steps(arm, records) for arm in ("xpt", "dictionary")}
+    arms["late.two-stages-unfitted"] = records.get("late.two-stages-unfitted", [])
+    for arm, seeds in arms.items():
+        for record in seeds:
             if scratch := of_seed.get(record["seed"]):
                 needed = tokens_to_reach(record, final(scratch))
                 reached = f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}" if needed else "never"
