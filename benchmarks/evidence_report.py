@@ -39,7 +39,7 @@ BESIDE = {
 BEST_CONSTANT = 12.54
 """Micro-F1 of answering per:title to each of the 1,765 rows."""
 LOSSES = (7.5, 7.25, 7.0, 6.9)
-"""At which the tokens of both arms of the main result are compared, besides the random net's last loss."""
+"""At which the tokens of both arms of the main result are compared, besides the random net's final loss."""
 SAME_RUN = 0.01
 """How far two runs of the same steps may differ in validation loss: in bf16, on processors that round otherwise."""
 BLOCK = re.compile(r"(?<=<!-- make results: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -294,7 +294,9 @@ def hypotheses(records: dict[str, list[Record]]) -> str:
             if scratch := of_seed.get(record["seed"]):
                 needed = tokens_to_reach(record, final(scratch))
                 reached = f"after {needed / 1e6:.2f}M tokens, 1/{scratch['tokens'] / needed:.1f}" if needed else "never"
-                lines.append(f"* seed {record['seed']}: {arm} has scratch's last loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32.")
+                lines.append(
+                    f"* seed {record['seed']}: {arm} reaches scratch's final loss, {final(scratch):.3f}, {reached}; hypothesis: 1/32."
+                )
     if short and scratches:
         ours, theirs = ([*map(final, arm)] for arm in (short, scratches))
         lines.append(
@@ -328,7 +330,7 @@ def reached_table(records: dict[str, list[Record]]) -> str:
         if found and all(tokens for pair in found for tokens in pair):
             ours, theirs = ([tokens / 1e6 for tokens in side if tokens] for side in zip(*found, strict=True))
             ratios = [other / one for one, other in zip(ours, theirs, strict=True)]
-            shown = "scratch's last" if loss is None else f"{loss}"
+            shown = "scratch's final" if loss is None else f"{loss}"
             lines.append(f"| {shown} | {spread(theirs, 2)} | {spread(ours, 2)} | {spread(ratios, 1)} |")
     return "\n".join(lines)
 

@@ -302,19 +302,19 @@ def test_the_report_says_what_the_records_say() -> None:
     records = {"main.xpt": [*arms[0][::-1], record("main.xpt", 3, [9, 3, 2, 1, 0.1], [60, 70])], "main.scratch": arms[1]}
     # seed 0 has 5 half-way between 6 after 1M tokens and 4 after 2M; seed 1 has 6 half-way between 7 and 5
     lines = evidence_report.hypotheses(records)  # seed 3 has nothing to be compared with
-    assert "seed 0: xpt has scratch's last loss, 5.000, after 1.50M tokens, 1/2.7" in lines and "seed 3" not in lines
+    assert "seed 0: xpt reaches scratch's final loss, 5.000, after 1.50M tokens, 1/2.7" in lines and "seed 3" not in lines
     interval = ttest_ind([50, 52, 54, 70], [20, 24, 22], equal_var=False).confidence_interval()
     assert f"+34.50 ({interval.low:+.2f} to {interval.high:+.2f})" in lines
     # 7.0 is reached by scratch after 3M, 3M, 2M tokens; by xpt after 2/3M (between 9 and 6), 1M, 1M
     assert "| 7.0 | 2.67 ± 0.58 | 0.89 ± 0.19 | 3.2 ± 1.3 |" in evidence_report.reached_table(records)
-    assert "| scratch's last | " in evidence_report.reached_table(records)
+    assert "| scratch's final | " in evidence_report.reached_table(records)
     # validated between 1M and 2M tokens, too, seed 0 has 5 half-way between 6 and 4 after 1.25M
     often = {**arms[0][0], "table": "early", "curve": [[0, "all", 9], [100, "all", 6.0], [150, "all", 4.0]]}
-    assert "seed 0: xpt has scratch's last loss, 5.000, after 1.25M tokens, 1/3.2" in evidence_report.hypotheses(
+    assert "seed 0: xpt reaches scratch's final loss, 5.000, after 1.25M tokens, 1/3.2" in evidence_report.hypotheses(
         records | {"early.xpt": [often]}
     )
     alone = evidence_report.hypotheses(records | {"main.xpt": arms[0][1:], "early.xpt": [often]})  # the long run is still to come
-    assert "seed 0: xpt has scratch's last loss, 5.000, after 1.25M tokens, 1/3.2" in alone
+    assert "seed 0: xpt reaches scratch's final loss, 5.000, after 1.25M tokens, 1/3.2" in alone
     with pytest.raises(ValueError, match=r"seed 0 at step 100: main\.xpt has 6, early\.xpt 6\.5"):
         evidence_report.hypotheses(records | {"early.xpt": [{**often, "curve": [[0, "all", 9], [100, "all", 6.5]]}]})
     records["main.xpt"].pop(0)
