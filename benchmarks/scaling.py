@@ -11,18 +11,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from transformers import RobertaConfig
 
 from tests import tiny
 from tests.cluster.lab import Lab, missing
 from tests.cluster.tiny_run import arguments, launch, make_inputs
+from trainer.engine import DeepSpeedConfig
 from trainer.journal import read_rows
 from trainer.plan import Plan
 from trainer.recipe import load_recipe
 
 NETWORKS = {"1 Gb/s": 1e9, "10 Gb/s": 1e10, "100 Gb/s": 1e11, "InfiniBand NDR, 400 Gb/s": 4e11}
 PEAK, MFU = 312e12, 0.4  # an A100's data sheet in bf16; the share that the dry run assumes
-MICRO_BATCH = 16  # of ds_configs/zero2_bf16.json
 RATES = {"25mbit": 25e6, "100mbit": 100e6, "400mbit": 400e6}
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 512}
 
@@ -51,6 +52,7 @@ def paper() -> tuple[int, int, dict[str, tuple[int, float]]]:
 def predict() -> None:
     """Print the step times of the paper's model on hosts of GPUs."""
     blocks, tokens, stages = paper()
+    config = DeepSpeedConfig.load(Path("ds_configs/zero2_bf16.json"))
     for stage, (elements, flops) in stages.items():
         print(f"{stage}: {elements:,} parameters train, {flops / 1e9:.3f} GFLOP a token, {tokens:,} tokens a step")
     print(f"{'stage':<8}{'hosts x GPUs':>13}" + "".join(f"{name:>28}" for name in NETWORKS))
@@ -58,7 +60,8 @@ def predict() -> None:
         for hosts, gpus in ((1, 8), (2, 4), (2, 8), (4, 8), (8, 8)):
             ranks = hosts * gpus
             compute = tokens * flops / (ranks * PEAK * MFU)
-            once = blocks // ranks > MICRO_BATCH  # else one micro-batch a step, whose gradients are DeepSpeed's to reduce
+            accumulation = max(1, blocks // (ranks * config.micro_batch))  # of more GPUs each takes a smaller micro-batch
+            once = config.sums_gradients(torch.device("cuda"), accumulation)
             sent = bytes_per_step(elements, ranks, 2, once)
             line = f"{stage:<8}{f'{hosts} x {gpus}':>13}"
             for rate in NETWORKS.values():
