@@ -27,6 +27,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
+def wrong_path(error: OSError) -> str | None:
+    """What to say of a path that was given and cannot be used; None when something else is wrong."""
+    return f"{error.filename}: {error.strerror}; name another path" if error.filename and error.errno in GIVEN else None
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main` and end the process as the contract says: no traceback for a user's mistake, exit status 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -50,6 +55,6 @@ def run_command(main: Callable[[], None]) -> None:
     except OSError as error:  # a path that cannot be used, else a disk that is full or broken
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        given = error.errno in GIVEN
-        print(f"error: {error.filename or 'writing'}: {error.strerror}{'; name another path' if given else ''}", file=sys.stderr)
+        given = wrong_path(error)
+        print(f"error: {given}" if given else f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
         sys.exit(2 if given else 1)

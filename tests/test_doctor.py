@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 GPU_CONFIGS = ("zero2_bf16.json", "zero2_fp16.json")
 GOOD = {
     "python": "3.11", "torch": "2", "deepspeed": "0", "transformers": "5", "numpy": "2", "code": "abc", "seed_problem": None,
-    "corpus_problem": None, "corpus": "fed", "gpus": ["A"] * 8, "gpu_devices": ["/dev/nvidia0"],
+    "run_problem": None, "corpus_problem": None, "corpus": "fed", "gpus": ["A"] * 8, "gpu_devices": ["/dev/nvidia0"],
     "gpu_memory": [40 << 30] * 8, "cores": 64, "memory": 500 << 30,
     "port_free": True, "writable": True, "skew": 0.5, "address": "10.0.0.1", "interface": "eth0", "keepalive": True, "disk": 1 << 40,
     "checkpoints": 0,
@@ -39,6 +39,7 @@ def findings_on(**changed: object) -> list[str]:
         ({"code": "xyz"}, "two: code xyz, abc on one"),
         ({"corpus": "bad"}, "two: corpus bad, fed on one"),
         ({"seed_problem": "no seed"}, "two: no seed"),
+        ({"run_problem": "another run"}, "two: another run"),
         ({"gpus": []}, "two: GPUs that torch does not see"),
         ({"gpus": [], "gpu_devices": []}, "two: GPUs [], one has"),
         ({"gpus": ["A"] * 7}, "two: 8 slots for 7 GPUs"),

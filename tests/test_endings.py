@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from trainer import ranks
+
 FULL = "from pathlib import Path; from data_tools import aside; from data_tools.errors import run_command\n"
 FULL += "run_command(lambda: aside.write_text(Path({path!r}), 'x' * 9999))"
+UNUSABLE = "from trainer.ranks import run_on_ranks; run_on_ranks(lambda: open('README.md/x'))"
 MISTYPED = "from trainer.ranks import RankParser, run_on_ranks; run_on_ranks(lambda: RankParser().parse_args(['--nothing']))"
 
 
@@ -25,6 +28,21 @@ def test_a_full_disk_is_no_mistake_of_the_users_and_a_wrong_place_is(path: str, 
     found, said = end_of(FULL.format(path=path))
     assert (found, "Traceback" in said) == (status, False) and message in said, said
     assert said.count("error:") == (status > 0)
+
+
+def test_a_path_that_cannot_be_used_is_a_mistake_on_ranks_too() -> None:
+    assert end_of(UNUSABLE) == (2, "error: README.md/x: Not a directory; name another path\n")
+
+
+@pytest.mark.parametrize("local_rank, seconds", [("0", [5]), ("1", [10])])
+def test_before_the_ranks_are_tied_the_first_of_another_host_speaks_for_it(local_rank, seconds, monkeypatch, capsys) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(ranks.time, "sleep", slept.append)
+    monkeypatch.setattr(ranks, "_leave", lambda status: None)
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    ranks._end(2, "no GPU")
+    assert slept == seconds and capsys.readouterr().err.endswith(": no GPU\n")
 
 
 def test_a_mistyped_flag_is_told_by_one_rank() -> None:

@@ -119,6 +119,11 @@ def stage(*train: str) -> Stage:
     return Stage(name="s", train=train, steps=100, learning_rate=1.0, warmup_steps=10)
 
 
+def test_a_folder_of_no_name_is_not_the_folder_where_one_stands() -> None:
+    with pytest.raises(UserError, match="output_dir is empty; name a folder"):
+        load_recipe(ROOT / "recipes" / "paper.yaml", [], output_dir="")
+
+
 def test_what_a_stage_trains() -> None:
     assert trainable(stage("embeddings", "itl"), PARTS) == {"e.weight", "i.weight"}
     assert trainable(stage("encoder[1:]", "head"), PARTS) == {"l1.weight", "l2.weight", "l2.bias", "h.weight", "h.bias"}

@@ -109,10 +109,14 @@ def test_tensorboard_shows_what_the_metrics_say(finished: Path) -> None:
 
 def test_any_checkpoint_can_be_exported(finished: Path, tmp_path: Path) -> None:
     checkpoint = finished / "run" / "checkpoints" / "step-30"
-    words = ["--checkpoint", checkpoint, "--corpus", finished / "corpus", "--output-dir", tmp_path / "model"]
+    words = ["--checkpoint", checkpoint, "--corpus", tmp_path / "corpus", "--output-dir", tmp_path / "model"]
+    shutil.copytree(finished / "corpus", tmp_path / "corpus")
+    (tmp_path / "corpus" / "tokenizer").chmod(0o555)  # read-only, as its files may be
     for status in (0, 2):  # what is there is not written over
         done = subprocess.run([sys.executable, "-m", "trainer.export", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == status, done.stderr
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert len(set(modes.values())) == 1 and (tmp_path / "model").stat().st_mode & 0o200, modes  # others may read the weights, too
     exported = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").state_dict()
     for name, value, _ in (opened := Checkpoint.open(checkpoint)).entries(opened.parameters):
         assert torch.equal(exported[name], value), name
@@ -151,6 +155,10 @@ def test_the_export_is_the_trained_model(finished: Path) -> None:
         assert part in card, part
     card = model_card(Checkpoint.open(finished / "run" / "checkpoints" / "step-80"), corpus, {"valid_perplexity": None})
     assert "| valid_perplexity | not finite |" in card  # of a run that diverged
+    control = Checkpoint.open(finished / "run" / "checkpoints" / "step-80")
+    control.state["recipe"]["surgery"]["seed_weights"] = "random"
+    card = model_card(control, corpus, {})
+    assert "of random weights in place of" in card and "base_model" not in card and "terms of the seed model" not in card
 
 
 def test_the_doctor_of_this_machine_alone_needs_no_ssh(finished: Path, tmp_path: Path) -> None:
@@ -162,6 +170,9 @@ def test_the_doctor_of_this_machine_alone_needs_no_ssh(finished: Path, tmp_path:
     done = subprocess.run([sys.executable, "-m", "trainer.doctor", *words], cwd=tmp_path, env=place, capture_output=True, text=True)
     assert done.returncode == 0 and "--no_ssh_check --master_addr 127.0.0.1 trainer/xpt.py" in done.stdout, done.stdout + done.stderr
     assert "DS_ACCELERATOR=cpu" in (tmp_path / ".deepspeed_env").read_text()
+    words += ["--set", "seed=1"]  # the folder holds seed 0's run
+    done = subprocess.run([sys.executable, "-m", "trainer.doctor", *words], cwd=tmp_path, env=place, capture_output=True, text=True)
+    assert done.returncode == 1 and "FAILED  localhost: " in done.stdout and "seed: 0 there, 1 now" in done.stdout, done.stdout
 
 
 def test_a_start_from_the_beginning_keeps_no_row_of_before(tmp_path: Path) -> None:
@@ -394,26 +405,24 @@ def test_how_near_the_loss_of_loaded_weights_must_be(
 
 
 def test_other_corpora_tokenizers_and_layers_are_refused(finished: Path) -> None:
-    from trainer.xpt import refuse_other_model, refuse_other_run
+    from trainer.run_folder import refuse_other_model, refuse_other_run
 
     recipe, checkpoint = load_recipe(finished / "recipe.yaml", []), Checkpoint.open(finished / "run" / "checkpoints" / "step-80")
     corpus = {"fingerprint": checkpoint.state["corpus_fingerprint"], "tokenizer_sha256": checkpoint.state["tokenizer_sha256"]}
 
     def run(itl: str = "both", **changes: str) -> Any:
         surgery = recipe.surgery.model_copy(update={"itl": itl})
-        plan = SimpleNamespace(shapes=checkpoint.shapes)
-        return SimpleNamespace(
-            recipe=recipe.model_copy(update={"surgery": surgery}), corpus=SimpleNamespace(**corpus | changes), plan=plan, folder="R"
-        )
+        return recipe.model_copy(update={"surgery": surgery}), SimpleNamespace(**corpus | changes)
 
-    refuse_other_run(run(), checkpoint)
-    refuse_other_model(run(), checkpoint)
+    shapes = checkpoint.shapes
+    refuse_other_run(*run(), checkpoint)
+    refuse_other_model(*run(), shapes, checkpoint)
     with pytest.raises(UserError, match=r"(?s)run of another recipe or corpus.*corpus: fingerprint \w+ there, 0123 now"):
-        refuse_other_run(run(fingerprint="0123"), checkpoint)
+        refuse_other_run(*run(fingerprint="0123"), checkpoint)
     with pytest.raises(UserError, match="trained with another tokenizer"):
-        refuse_other_model(run(tokenizer_sha256="0"), checkpoint)
+        refuse_other_model(*run(tokenizer_sha256="0"), shapes, checkpoint)
     with pytest.raises(UserError, match=r"surgery\.itl is both there, input now"):
-        refuse_other_model(run(itl="input"), checkpoint)
+        refuse_other_model(*run(itl="input"), shapes, checkpoint)
 
 
 def test_of_a_finished_run_checkpoints_are_enough(finished: Path, tmp_path: Path) -> None:
@@ -501,7 +510,8 @@ def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Pa
         (("--ds-config", "ds_configs"), "ds_config ds_configs: not JSON"),
         (("--ds-config", str(tmp_path / "odd.json")), "bf16 must be an object"),
         (("--recipe", "README.md/x"), "recipe README.md/x: not a YAML file"),
-        (("--output-dir", "README.md"), "--output-dir README.md: expected a folder, found a file"),
+        (("--output-dir", "README.md/run"), f"--output-dir README.md/run: expected a folder, found a file, {ROOT}/README.md"),
+        (("--output-dir", f"{finished}/run", "--set", "seed=1", "--dry-run"), "run of another recipe"),
         (("--set", "surgery.embedding_init=dictionary", "surgery.lexicon=README.md/x"), "lexicon README.md/x: cannot be read"),
         (("--dry-run", "--set", "surgery.embedding_init=dictionary", "surgery.lexicon=none"), "lexicon none: no such file"),
     ]
@@ -513,6 +523,25 @@ def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Pa
     assert done.returncode == 2 and done.stderr.count("error:") == 1 and "unrecognized arguments" in done.stderr, done.stderr
     done = launch(finished, "--resume", "never", ranks=1)
     assert done.returncode == 2 and "holds a run already" in done.stderr
+
+
+def test_results_without_checkpoints_are_not_written_over(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run", tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != "lock"}
+    done = launch(finished, "--output-dir", str(tmp_path / "run"), "--resume", "never", ranks=1)
+    assert done.returncode == 2 and "holds model, but no checkpoint to go on from" in done.stderr, done.stderr
+    assert {path: path.read_bytes() for path in before} == before and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_of_two_that_begin_in_one_folder_the_second_is_told(finished: Path, tmp_path: Path) -> None:
+    from trainer import run_folder
+
+    recipe, corpus = load_recipe(finished / "recipe.yaml", [], output_dir=str(tmp_path / "run")), Corpus.open(finished / "corpus")
+    assert run_folder.find(recipe, corpus, "auto", None) == (None, [])
+    shutil.copytree(finished / "run" / "checkpoints" / "step-0", tmp_path / "run" / "checkpoints" / "step-0")  # meanwhile
+    with pytest.raises(UserError, match="another process has begun a run there meanwhile"):
+        run_folder.claim(recipe)
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
 def test_a_hostfile_that_is_not_there_is_no_smaller_run(finished: Path, tmp_path: Path) -> None:

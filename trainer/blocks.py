@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from data_tools.corpus import Corpus
 from data_tools.errors import UserError
 from data_tools.mmididx import IndexedDataset
 from trainer.masking import block_keys, mask_tokens
-from trainer.recipe import Masking
+from trainer.recipe import Masking, Recipe
 
 VALIDATION_EPOCH = 2**31  # masks of the validation split: a stream of its own, the same at every evaluation
 
@@ -170,6 +171,15 @@ class SentenceBlocks(Blocks):
 
 
 PACKINGS: dict[str, type[Blocks]] = {"contiguous": ContiguousBlocks, "sentences": SentenceBlocks}
+
+
+def open_blocks(recipe: Recipe, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> tuple[Blocks, Blocks]:
+    """To train on and to validate on. Raises UserError when a split has less than a block."""
+    special, packing = SpecialIds.of(tokenizer), PACKINGS[recipe.packing]
+    train, valid = (
+        packing(corpus.split(name), recipe.sequence_length, special, recipe.masking, recipe.seed) for name in ("train", "valid")
+    )
+    return train, valid
 
 
 def best_fit(widths: np.ndarray, capacity: int, neighbours: int = 8192) -> tuple[np.ndarray, np.ndarray]:

@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from data_tools.errors import RunError, UserError, first_line
+from data_tools.errors import UserError, first_line
 from trainer import accelerator
 from trainer.entity_head import HEAD_FILE, EntityClassifier
 from trainer.forward import write_out_encoder
 from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens
+from trainer.pretrained import write_model
 from trainer.relations import LABELS, Entity, Relation
 from trainer.settings import DEFAULT_MAX_LENGTH, HEADS, INPUT_FORMATS
 
@@ -176,14 +176,9 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     classifier.model.config.klue_re = reading | classifier.training
     aside = folder / "model.partial"
     shutil.rmtree(aside, ignore_errors=True)
-    try:
-        classifier.model.save_pretrained(aside)
-    except SafetensorError as error:  # what safetensors makes of a disk that is full
-        raise RunError(f"{aside} could not be written ({error}); make room, then give the command again") from None
+    write_model(classifier.model, aside)
     classifier.tokenizer.save_pretrained(aside)
-    mode = (aside / "config.json").stat().st_mode  # safetensors writes files that only their owner can read
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
-        path.chmod(mode)
         path.replace(folder / path.name)
     aside.rmdir()
 

@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 from data_tools import aside
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError, run_command
+from trainer.blocks import open_blocks
 from trainer.engine import DeepSpeedConfig
 from trainer.launcher import read_hostfile
 from trainer.plan import Plan, begun_config
@@ -198,6 +199,8 @@ def judge_hosts(hosts: dict[str, dict[str, Any]], slots: dict[str, int], finding
         findings.check(
             facts["port_free"] is not False, host, "the port for rank 0 is taken", "end what holds it, or choose another --master_port"
         )
+        if facts["run_problem"] is not None:
+            findings.failures.append(f"{host}: {facts['run_problem']}")
         findings.check(facts["writable"], host, "the run folder cannot be written", "choose another --output-dir")
         findings.check(abs(facts["skew"]) <= SKEW, host, f"its clock is {facts['skew']:+.0f} s off", "set it by NTP (chrony)")
         outside = len(hosts) == 1 or not facts["address"].startswith("127.")
@@ -215,7 +218,8 @@ def judge_hosts(hosts: dict[str, dict[str, Any]], slots: dict[str, int], finding
 def judge_recipe(
     recipe: Recipe, config: DeepSpeedConfig, hosts: dict[str, dict[str, Any]], slots: dict[str, int], findings: Findings
 ) -> None:
-    """Does the global batch divide, is this the expected number of ranks, and is there room for their state and for the checkpoints?"""
+    """Does the global batch divide, is this the expected number of ranks, is there text enough, and room for their state and for the
+    checkpoints?"""
     world_size = sum(slots.values())
     try:
         accumulation = config.accumulation(recipe.global_batch_size, world_size)
@@ -223,7 +227,9 @@ def judge_recipe(
             f"batch {recipe.global_batch_size} = {world_size} ranks x {accumulation} micro-batches of {config.micro_batch}"
         )
         if all(facts.get("corpus") and not facts["seed_problem"] for facts in hosts.values()):
-            tokenizer = AutoTokenizer.from_pretrained(Corpus.open(recipe.corpus).tokenizer_dir, trust_remote_code=False)
+            corpus = Corpus.open(recipe.corpus)
+            tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir, trust_remote_code=False)
+            open_blocks(recipe, corpus, tokenizer)
             plan = Plan.of(recipe, tokenizer, begun_config(recipe))
             judge_room(plan, config, accumulation, hosts, slots, findings)
     except UserError as error:

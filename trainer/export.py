@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
-from data_tools.errors import RunError, UserError, run_command
+from data_tools.errors import UserError, run_command
 from trainer import accelerator  # noqa: F401  (accelerate imports DeepSpeed, which warns where nobody has chosen)
 from trainer.architecture import architecture_of
 from trainer.checkpoint import Checkpoint
 from trainer.mlm import tie_output_bias
+from trainer.pretrained import write_model
 
 
 def load_model(checkpoint: Checkpoint) -> PreTrainedModel:
@@ -48,11 +48,10 @@ def export(checkpoint: Checkpoint, corpus: Corpus, folder: Path, scores: dict[st
         names = architecture_of(model.config)
         decoder = model.get_submodule(names.decoder)
         decoder.bias = torch.nn.Parameter(model.get_parameter(names.bias).detach().clone())
-    shutil.copytree(corpus.tokenizer_dir, partial)
-    try:
-        model.save_pretrained(partial)
-    except SafetensorError as error:  # what safetensors makes of a disk that is full
-        raise RunError(f"{partial} could not be written ({error}); make room, then start again") from None
+    partial.mkdir(parents=True)
+    for path in corpus.tokenizer_dir.iterdir():
+        shutil.copyfile(path, partial / path.name)  # not its mode: a corpus may be read-only
+    write_model(model, partial)
     (partial / "README.md").write_text(model_card(checkpoint, corpus, scores), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -70,17 +69,30 @@ def model_card(checkpoint: Checkpoint, corpus: Corpus, scores: dict[str, Any]) -
     begun = f"\n\nIt began from the weights of `{'/'.join(Path(begun).parts[-3:])}`, which had been trained before." if begun else ""
     figures = "\n".join(f"| {key} | {'not finite' if value is None else f'{value:.4f}'} |" for key, value in scores.items())
     train = corpus.manifest["splits"]["train"]
+    seed, random = recipe["seed_model"], recipe["surgery"]["seed_weights"] == "random"
+    base = "" if random else f"base_model: {seed}\n"
+    if random:
+        origin = f"of random weights in place of those of `{seed}`, otherwise made and trained as by cross-lingual post-training (XPT)"
+        terms = (
+            "The weights inherit the terms of the text they were trained on (Wikipedia text is CC BY-SA). Check them before you\n"
+            "pass this model on."
+        )
+    else:
+        origin = f"made from the English model `{seed}` by cross-lingual post-training (XPT)"
+        terms = (
+            f"The weights inherit the terms of the seed model (`{seed}`) and of the text they were trained on\n"
+            "(Wikipedia text is CC BY-SA). Check both before you pass this model on."
+        )
     return f"""---
 language: ko
 library_name: transformers
 pipeline_tag: fill-mask
-base_model: {recipe["seed_model"]}
----
+{base}---
 
 # {recipe["name"]}
 
-A {config["model_type"].upper()} encoder of {config["num_hidden_layers"]} layers x {config["hidden_size"]}, made from the English model
-`{recipe["seed_model"]}` by cross-lingual post-training (XPT): new word embeddings and output layer for the target vocabulary
+A {config["model_type"].upper()} encoder of {config["num_hidden_layers"]} layers x {config["hidden_size"]},
+{origin}: new word embeddings and output layer for the target vocabulary
 ({config["vocab_size"]} pieces), adaptation layers: {recipe["surgery"]["itl"]}. It is a plain `{config["model_type"]}` model; no custom
 code is needed.
 
@@ -107,8 +119,7 @@ fingerprint `{corpus.fingerprint}`.
 
 ## Licences
 
-The weights inherit the terms of the seed model (`{recipe["seed_model"]}`) and of the text they were trained on
-(Wikipedia text is CC BY-SA). Check both before you pass this model on.
+{terms}
 """
 
 

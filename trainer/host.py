@@ -13,6 +13,7 @@ from typing import Any
 
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError
+from trainer import run_folder
 from trainer.installation import installed
 from trainer.plan import begun_config
 from trainer.recipe import Recipe
@@ -37,7 +38,7 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         "gpu_memory": [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())],
         "disk": shutil.disk_usage(place).free, "checkpoints": size_of(recipe.output_dir / "checkpoints"),
         "writable": os.access(place, os.W_OK), "corpus": None, "corpus_problem": None,
-        "seed_problem": None,
+        "seed_problem": None, "run_problem": None,
     }  # fmt: skip
     try:
         if begun_config(recipe) is None:  # else it needs no seed any more
@@ -52,6 +53,12 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         found["corpus"] = f"{corpus.fingerprint[:12]}, its data {corpus.sample_digest()[:12]}"
     except UserError as error:
         found["corpus_problem"] = str(error)
+        return found
+    try:
+        run_folder.refuse_no_folder(recipe.output_dir)
+        run_folder.find(recipe, corpus, "auto", None)
+    except UserError as error:
+        found["run_problem"] = str(error)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from data_tools.errors import RunError, UserError
+from data_tools.errors import RunError, UserError, wrong_path
 from trainer import accelerator, lifeline
 from trainer.launcher import launched, launcher_processes, rank_in_environment
 
@@ -189,9 +189,12 @@ class Ranks:
                 result = work()
             except UserError as error:
                 failure = (2, str(error))
-            except Exception:
-                self.gather((1, ""))  # lets the others go before the traceback ends this rank
-                raise
+            except Exception as error:
+                said = wrong_path(error) if isinstance(error, OSError) else None
+                if said is None:
+                    self.gather((1, ""))  # lets the others go before the traceback ends this rank
+                    raise
+                failure = (2, said)
         failures = [item for item in self.gather(failure) if item is not None]
         if failures:
             status, message = failures[0]
@@ -225,6 +228,8 @@ def run_on_ranks(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _end(1, f"{error.strerror}: {error.filename or 'a file of the run folder'}; make room, then start again", named=True)
+        if said := wrong_path(error):
+            _end(2, said)
         _break(error)
     except Exception as error:
         _break(error)
@@ -240,7 +245,9 @@ def _end(status: int, message: str, named: bool = False) -> None:
         line.say(status, message)
     else:
         if rank_in_environment():
-            time.sleep(5)  # the launcher ends everyone once rank 0 has ended, after it has spoken; still here, it has no such error
+            # The launcher ends all ranks of its host once one has ended, after it has spoken: rank 0 for all of its own, and for those of
+            # another host, which only that host's launcher ends, their first.
+            time.sleep(5 if os.environ.get("LOCAL_RANK", "0") == "0" else 10)
         print(f"error: {message}", file=sys.stderr, flush=True)
     _leave(status)
 

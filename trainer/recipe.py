@@ -219,6 +219,9 @@ def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:
     for override in overrides:
         _apply(settings, override)
     settings.update({key: value for key, value in replaced.items() if value is not None})
+    for key in ("seed_model", "corpus", "output_dir"):
+        if settings.get(key) == "":  # a shell's variable that is not set; as a path it would be this folder
+            raise UserError(f"recipe {path}: {key} is empty; name {'a model' if key == 'seed_model' else 'a folder'}")
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:

@@ -11,7 +11,6 @@ What it would do, without doing it: add --dry-run. Interrupted? The same command
 import argparse
 import copy
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,17 +25,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from trainer import accelerator  # before DeepSpeed is imported
 
 # isort: split
-import yaml
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from data_tools import aside, lock
+from data_tools import lock
 from data_tools.corpus import Corpus
 from data_tools.errors import RunError, UserError
-from trainer import cpu_kernels, lifeline, surgery
+from trainer import cpu_kernels, lifeline, run_folder, surgery
 from trainer import engine as engines
-from trainer.blocks import PACKINGS, Blocks, MaskedBatch, SpecialIds, samples_of
-from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
+from trainer.blocks import Blocks, MaskedBatch, open_blocks, samples_of
+from trainer.checkpoint import Checkpoint
 from trainer.engine import DeepSpeedConfig, StageEngine
 from trainer.export import export
 from trainer.flops import peak_flops
@@ -77,8 +75,7 @@ def main() -> None:
     config = DeepSpeedConfig.load(arguments.ds_config)
     run = open_run(recipe, config, ranks)
     if arguments.dry_run:
-        begins = not (arguments.init_from or checkpoint_paths(run.folder))
-        ranks.on_main(lambda: surgery.check_ingredients(recipe.seed_model, recipe.surgery) if begins else None)
+        ranks.on_main(lambda: check_start(run, arguments.resume, arguments.init_from))
         if ranks.is_main:
             whole = config.sums_gradients(ranks.device, run.accumulation)
             place = ranks.world_size, ranks.device, config.dtype, run.accumulation, config.micro_batch, whole
@@ -138,8 +135,7 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     """Open and check everything that a run needs, before anything is computed or written."""
     if recipe.expect_world_size not in (None, ranks.world_size):
         raise UserError(f"expect_world_size is {recipe.expect_world_size}, but {ranks.world_size} rank(s) were started; check the hostfile")
-    if recipe.output_dir.exists() and not recipe.output_dir.is_dir():
-        raise UserError(f"--output-dir {recipe.output_dir}: expected a folder, found a file; name another")
+    run_folder.refuse_no_folder(recipe.output_dir)
     accumulation = config.accumulation(recipe.global_batch_size, ranks.world_size)
     corpus = Corpus.open(recipe.corpus)
     settings = {"recipe": digest_of(recipe.as_dict()), "ds_config": digest_of(config.settings)}
@@ -151,11 +147,7 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
         )
     begun = next(filter(None, ranks.gather(begun_config(recipe))), None)
     planned = Plan.of(recipe, tokenizer, begun)
-    special = SpecialIds.of(tokenizer)
-    packing = PACKINGS[recipe.packing]
-    train, valid = (
-        packing(corpus.split(name), recipe.sequence_length, special, recipe.masking, recipe.seed) for name in ("train", "valid")
-    )
+    train, valid = open_blocks(recipe, corpus, tokenizer)
     scored = min(recipe.validation_blocks, valid.num_blocks)  # evenly spread: a split begins with what was the input's first file
     mine = (np.arange(scored) * valid.num_blocks // scored)[ranks.rank :: ranks.world_size]
     validation = [valid.validation(mine[start : start + config.micro_batch]) for start in range(0, len(mine), config.micro_batch)]
@@ -169,91 +161,50 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     return Run(recipe, config, corpus, planned, train, valid, validation, accumulation, sum(ranks.sum(peak)))
 
 
+def check_start(run: Run, resume: str, init_from: Path | None) -> None:
+    """Raises UserError where `first_checkpoint` would, without computing anything."""
+    found, _ = run_folder.find(run.recipe, run.corpus, resume, init_from)
+    if init_from and not found:
+        run_folder.refuse_other_model(run.recipe, run.corpus, run.plan.shapes, Checkpoint.open(init_from))
+    elif not found:
+        surgery.check_ingredients(run.recipe.seed_model, run.recipe.surgery)
+
+
 def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None) -> Checkpoint:
     """The checkpoint to go on from: the newest good one of this run, or the one that surgery makes, or the weights of `init_from`."""
 
     def prepare() -> str:
         if run.folder.is_dir():
             lock.hold(run.folder)
-        found, problems = newest(run.folder)
+        found, problems = run_folder.find(run.recipe, run.corpus, resume, init_from)
         for problem in problems:
             print(f"WARNING: passed over: {problem}", flush=True)
-        if checkpoint_paths(run.folder) and resume == "never":
-            raise UserError(f"--resume never: {run.folder} holds a run already; choose another --output-dir or --resume auto")
-        if resume == "must" and (problems or found is None):
-            raise UserError(f"--resume must: {problems[0] if problems else f'{run.folder} holds no checkpoint'}")
-        if found is None and problems:
-            raise UserError(f"{run.folder}: none of its checkpoints is good; choose another --output-dir, or remove it to start anew")
-        if found is not None:
-            refuse_other_run(run, found)
-            begun = found.state["surgery"].get("initialised_from", f"surgery on {run.recipe.seed_model}")
-            if init_from and Path(begun.rpartition(", step ")[0]).resolve() != init_from.resolve():
-                raise UserError(f"--init-from {init_from}: {run.folder} holds a run that began from {begun}; choose another --output-dir")
-            write_recipe(run)
+        if found:
+            run_folder.write_recipe(run.recipe)
             return str(found.path)
         if init_from:
             source = Checkpoint.open(init_from)
-            refuse_other_model(run, source)
+            run_folder.refuse_other_model(run.recipe, run.corpus, run.plan.shapes, source)
             print(f"weights of {init_from} (step {source.state['step']}) ...", flush=True)
-            write_recipe(run)
+            run_folder.claim(run.recipe)
             return str(save_weights(run.folder, run.recipe, run.corpus_identity, source))
         print(f"surgery on {run.recipe.seed_model} ({run.recipe.surgery.embedding_init} embeddings) ...", flush=True)
         tokenizer = AutoTokenizer.from_pretrained(run.corpus.tokenizer_dir, trust_remote_code=False)
         model, report = surgery.operate(surgery.load_seed(run.recipe.seed_model), run.recipe, tokenizer, run.corpus)
-        write_recipe(run)
+        run_folder.claim(run.recipe)
         rounded: Any = copy.deepcopy(model.eval())
         rounded.to(run.config.dtype)  # as the engine will have it
         forward = forward_check(run, lambda batch: MaskedLanguageModel(rounded).loss(batch, model.device), model.device)
         return str(save_seed(run.folder, run.recipe, run.corpus_identity, model, report, forward))
 
+    def refuse(checkpoint: Checkpoint) -> None:
+        run_folder.refuse_other_run(run.recipe, run.corpus, checkpoint)
+
     storage = Storage(run.folder, ranks)
-    storage.level(lambda found: refuse_other_run(run, found))
+    storage.level(refuse)
     path = ranks.gather(ranks.on_main(prepare))[0]
-    storage.level(lambda found: refuse_other_run(run, found))
+    storage.level(refuse)
     return Checkpoint.open(Path(path), verify=False)
-
-
-def write_recipe(run: Run) -> None:
-    """RUN/recipe.yaml, every entry resolved."""
-    lock.hold(run.folder)
-    text = yaml.safe_dump(run.recipe.as_dict(), sort_keys=False, allow_unicode=True)
-    aside.write_text(run.folder / "recipe.yaml", text)
-
-
-def refuse_other_model(run: Run, source: Checkpoint) -> None:
-    """Raise UserError when the weights do not fit the recipe's model, or its embeddings another tokenizer's pieces."""
-    source.expect_post_training()
-    if source.state["tokenizer_sha256"] != run.corpus.tokenizer_sha256:
-        raise UserError(
-            f"--init-from {source.path}: it was trained with another tokenizer than that of corpus {run.recipe.corpus}; "
-            "prepare the corpus with --tokenizer, giving the tokenizer folder of the corpus it was made with"
-        )
-    shapes = run.plan.shapes
-    differing = [name for name in {*shapes, *source.shapes} if shapes.get(name) != source.shapes.get(name)]
-    if differing:
-        name = min(differing)
-        raise UserError(
-            f"--init-from {source.path}: its weights are not this recipe's model; {len(differing)} tensors differ, e.g. {name}: "
-            f"{source.shapes.get(name, 'missing')} there, {shapes.get(name, 'missing')} now; give the surgery settings it was made with"
-        )
-    theirs = source.state["recipe"]["surgery"]["itl"]
-    if theirs != run.recipe.surgery.itl:  # "input" and "output" have the same shapes
-        raise UserError(f"--init-from {source.path}: surgery.itl is {theirs} there, {run.recipe.surgery.itl} now; give that")
-
-
-def refuse_other_run(run: Run, checkpoint: Checkpoint) -> None:
-    """Raise UserError when the checkpoint is of another recipe or corpus, saying what differs."""
-    checkpoint.expect_post_training()
-    before, now = Recipe.model_validate(checkpoint.state["recipe"]).identity(), run.recipe.identity()
-    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    differences = [f"  {key}: {before.get(key, 'none')} there, {now.get(key, 'none')} now" for key in differing]
-    if checkpoint.state["corpus_fingerprint"] != run.corpus.fingerprint:
-        differences.append(f"  corpus: fingerprint {checkpoint.state['corpus_fingerprint'][:16]} there, {run.corpus.fingerprint[:16]} now")
-    if differences:
-        raise UserError(
-            f"{run.folder} holds a run of another recipe or corpus; choose another --output-dir, or give back what it had:\n"
-            + "\n".join(differences)
-        )
 
 
 def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
@@ -261,8 +212,6 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     recipe, state = run.recipe, TrainState.of(checkpoint)
     exported = run.folder / "model"
     already_done, patient = state.step == recipe.total_steps, recipe.on_save_failure == "warn"
-    if ranks.is_main and state.step == 0:
-        shutil.rmtree(exported, ignore_errors=True)  # of a run that is no more
     journal = Journal(run.folder, ranks, state.step, recipe.total_steps, run.tokens_per_step, patient)
     if ranks.device.type == "cpu" and not cpu_kernels.available():
         journal.say("no CPU kernels of these sources for this processor: slower; install a C++ compiler, then the package again")
