@@ -27,6 +27,8 @@ from transformers.utils import cached_file
 
 from data_tools.errors import UserError, first_line
 from trainer import accelerator
+from trainer.catalogue import read_models
+from trainer.checkpoint import flush
 from trainer.entity_head import HEAD_FILE, EntityClassifier
 from trainer.forward import write_out_encoder
 from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens
@@ -97,6 +99,7 @@ def new_classifier(source: str, input_format: str, max_length: int, seed: int, h
     if len(tokenizer) > len(model.get_input_embeddings().weight):  # type: ignore[arg-type]  # never fewer: some tables are padded
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     fresh = {*loading["missing_keys"], *(entry[0] for entry in loading["mismatched_keys"])}
+    _refuse_random_encoder(model, fresh, source)
     class_of = tuple(label2id[label] for label in LABELS)
     classifier = Classifier(model, tokenizer, input_format, min(max_length, length_limit(model, tokenizer)), class_of)
     if head == "entities":
@@ -104,6 +107,17 @@ def new_classifier(source: str, input_format: str, max_length: int, seed: int, h
         fresh |= {f"head.{name}" for name in classifier.model.head.state_dict()}
     classifier.padding_counts = _padding_counts(classifier)
     return classifier, sorted(fresh)
+
+
+def _refuse_random_encoder(model: PreTrainedModel, fresh: Iterable[str], source: str) -> None:
+    """Raises UserError when more than the head, and a pooler below it, would be drawn at random: names or shapes that do not match."""
+    encoder = "" if model.base_model is model else f"{model.base_model_prefix}."
+    lost = [name for name in fresh if name.startswith(encoder) and "pooler" not in name.split(".")]
+    if lost:
+        raise UserError(
+            f"--model {source}: expected the encoder's weights, found none of that name and shape for {_few(lost)}, which would be drawn "
+            "at random; save it anew with save_pretrained, or give another"
+        )
 
 
 def load_classifier(source: str) -> Classifier:
@@ -178,8 +192,12 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     write_model(classifier.model, aside)
     classifier.tokenizer.save_pretrained(aside)
+    flush(*aside.iterdir())
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.name == "config.json":
+            flush(folder)  # the other names are on the disk before it says that all is there
         path.replace(folder / path.name)
+    flush(folder)
     aside.rmdir()
 
 
@@ -340,9 +358,11 @@ def check_source(source: str) -> None:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"--model {source}: expected a model folder with config.json, found none; give a Hugging Face model folder")
-    elif folder.exists():
+        return
+    if folder.exists():
         raise UserError(f"--model {source}: expected a model folder or Hub id, found a file; give the folder it is in")
-    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith(".") or ("/" in source and folder.parent.is_dir()):
+    in_folder = "/" in source and folder.parent.is_dir() and source not in {model.hub_id for model in read_models()}
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith(".") or in_folder:
         raise UserError(f"--model {source}: no such folder; give a Hugging Face model folder, or a Hub id such as klue/bert-base")
 
 

@@ -12,13 +12,14 @@ import numpy as np
 
 from data_tools import aside
 from data_tools.errors import UserError
-from trainer.classifier import check_source, load_config, load_tokenizer
+from trainer.classifier import check_source, new_classifier
 from trainer.comparison_table import as_latex, as_markdown, draw
 from trainer.finetune import train
 from trainer.relations import LABELS
 from trainer.scores import paired_bootstrap
-from trainer.settings import Settings
+from trainer.settings import Settings, check_output
 
+TABLES = ("table.json", "table.md", "table.tex", "table.png")
 SCORES = ("micro_f1", "auprc", "accuracy", "training_seconds")
 
 
@@ -41,6 +42,8 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
             raise UserError(
                 f"--model {argument}: expected NAME=DIR_OR_HUB_ID with a name of letters, digits, '.', '-' and '_', such as xpt=run/model"
             )
+        if name in TABLES:
+            raise UserError(f"--model {argument}: {name} is what the table will be called; give the model another name")
         if name in models:
             raise UserError(f"--model {argument}: expected a name of its own for each model, found {name!r} twice; rename one")
         models[name] = source
@@ -70,9 +73,13 @@ def compare(
         for seed in seeds
         for arm in arms
     ]
-    for source in dict.fromkeys(run.model for _, run in runs if not (run.output_dir / "config.json").is_file()):
-        load_config(source)
-        load_tokenizer(source)
+    unfinished: dict[str, Settings] = {}
+    for _, run in runs:
+        check_output(run)
+        if not (run.output_dir / "config.json").is_file():
+            unfinished.setdefault(run.model, run)
+    for run in unfinished.values():
+        new_classifier(run.model, run.input_format, run.max_length, run.seed, run.head)
     reports: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     for name, settings in runs:
         print(f"--- {name}, seed {settings.seed}", flush=True)

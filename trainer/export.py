@@ -17,7 +17,7 @@ from data_tools.corpus import Corpus
 from data_tools.errors import UserError, run_command
 from trainer import accelerator  # noqa: F401  (accelerate imports DeepSpeed, which warns where nobody has chosen)
 from trainer.architecture import architecture_of
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import Checkpoint, flush
 from trainer.mlm import tie_output_bias
 from trainer.pretrained import write_model
 
@@ -53,8 +53,10 @@ def export(checkpoint: Checkpoint, corpus: Corpus, folder: Path, scores: dict[st
         shutil.copyfile(path, partial / path.name)  # not its mode: a corpus may be read-only
     write_model(model, partial)
     (partial / "README.md").write_text(model_card(checkpoint, corpus, scores), encoding="utf-8")
+    flush(*partial.iterdir())
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+    flush(folder.absolute().parent)
 
 
 def model_card(checkpoint: Checkpoint, corpus: Corpus, scores: dict[str, Any]) -> str:

@@ -100,7 +100,7 @@ def train(settings: Settings) -> None:
     eval_data = _encode(eval_rows, classifier, str(settings.eval_file)) if settings.eval_file else None
     selection = f"best of {settings.epochs} epochs on a hold-out of {len(held_rows)} rows" if held_rows else "last epoch"
     _forget_other_scores(output, eval_sha256)
-    claim_output(settings, selection, eval_sha256)  # only now: a start that failed above leaves nothing behind
+    claim_output(settings, selection, eval_sha256, _precision(device))  # only now: a start that failed above leaves nothing behind
     parameters = sum(p.numel() for p in classifier.model.parameters())
     print(_plan(settings, classifier, fresh, parameters, device, len(train_rows)), flush=True)
     counts = np.bincount(train_data.labels, minlength=len(LABELS)).tolist()
@@ -298,6 +298,8 @@ def _restore(output: Path, classifier: Classifier, optimizer: torch.optim.Optimi
     newest, problems = checkpoints.newest(output)
     for problem in problems:
         print(f"passed over: {problem}")
+    if newest is None and problems:
+        raise UserError(f"{problems[0]}; mend it, or delete {output / 'checkpoints'} to train anew")
     if newest is None:
         return 0, None
     _put_weights(classifier, newest)
@@ -326,13 +328,16 @@ def _encode(rows: list[Relation], classifier: Classifier, source: str) -> _Data:
     return _Data(rows, encoded)
 
 
+def _precision(device: torch.device) -> str:
+    return "bf16 autocast" if has_bf16(device) else "fp32"
+
+
 def _plan(settings: Settings, classifier: Classifier, fresh: list[str], parameters: int, device: torch.device, num_rows: int) -> str:
-    precision = "bf16 autocast" if has_bf16(device) else "fp32"
     new = ", ".join(sorted({name.rsplit(".", 1)[0] for name in fresh})) or "nothing"
     steps = settings.epochs * math.ceil(num_rows / settings.batch_size)
     return (
         f"{settings.model}: {parameters / 1e6:.1f}M parameters; newly initialised: {new}\n"
         f"{settings.epochs} epochs, {steps:,} steps of {settings.batch_size} rows, learning rate {settings.learning_rate:g}, "
-        f"format {settings.input_format}, head {settings.head}, {device} in {precision}, seed {settings.seed}"
+        f"format {settings.input_format}, head {settings.head}, {device} in {_precision(device)}, seed {settings.seed}"
         + (f"\nthis model reads padding: every row is padded to {classifier.max_length} tokens" if classifier.padding_counts else "")
     )

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_tools.errors import UserError, run_command
+from data_tools.errors import RunError, UserError, first_line, run_command
 from trainer.catalogue import SCOPES, STRUCTURES, as_csv, as_markdown, as_text, read_models, resolve_model, resolve_named, select
 from trainer.settings import CONFLICTS, DEFAULTS, HEADS, INPUT_FORMATS, Settings, load_recipe
 
@@ -156,5 +156,15 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     add("--conflicts", "training rows that give one pair of entities in one sentence different labels", choices=CONFLICTS)
 
 
+def _with_memory() -> None:
+    """`main`, for which a GPU may be too small (not run on a GPU)."""
+    try:
+        main()
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; this file does not import it before it has to
+            raise
+        raise RunError(f"{first_line(error)}; lower --batch-size or --max-length, or end what else holds the GPU's memory") from None
+
+
 if __name__ == "__main__":
-    run_command(main)
+    run_command(_with_memory)

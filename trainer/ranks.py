@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from data_tools.errors import RunError, UserError, wrong_path
+from data_tools.errors import RunError, UserError, first_line, wrong_path
 from trainer import accelerator, lifeline
 from trainer.launcher import launched, launcher_processes, rank_in_environment
 
@@ -231,6 +231,8 @@ def run_on_ranks(main: Callable[[], None]) -> None:
         if said := wrong_path(error):
             _end(2, said)
         _break(error)
+    except torch.OutOfMemoryError as error:  # of a GPU; not run on one
+        _end(1, f"{first_line(error)}; lower train_micro_batch_size_per_gpu in the ds_config", named=True)
     except Exception as error:
         _break(error)
     _leave(status)

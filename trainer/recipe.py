@@ -10,13 +10,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from data_tools.errors import UserError
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:  # `yes` and `on` are true to YAML
+            raise ValueError("expected no true or false")
+        return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} stands there twice", node.value[number][0].start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Raises OSError, UnicodeDecodeError or yaml.YAMLError."""
+    return yaml.load(path.read_text(encoding="utf-8"), _Loader)
 
 
 class Surgery(_Settings):
@@ -209,7 +232,7 @@ def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:
     Raises: UserError that lists all problems at once.
     """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"recipe {path}: no such file; recipes lie in recipes/") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:

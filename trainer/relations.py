@@ -74,15 +74,18 @@ class Relation:
 def read_relations(path: Path, labelled: bool = True) -> list[Relation]:
     """Read and check every row of a KLUE-RE file, in the file's order.
 
-    labelled: whether guid and label must be there; without, a guid that is missing or null is the row's number, and the label no_relation.
+    labelled: whether guid and label must be there; without, a guid that is missing or null is the row's number, and the label no_relation,
+    whatever it says. A labelled file is known by its contents, so that a pipe, which can be read only once, is none.
     Raises UserError once for the whole file: all its problems up to MAX_PROBLEMS_SHOWN, each with row number (from 1), guid and field.
     """
+    if labelled and path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: expected a file, found a pipe or a device; write its rows to a file first")
     label_numbers = {label: number for number, label in enumerate(LABELS)}
     relations: list[Relation] = []
     problems: list[str] = []
     for number, (where, item) in enumerate(_read_items(path), start=1):
         if not labelled and isinstance(item, dict):
-            item = {"guid": str(number), "label": NO_RELATION, **{key: value for key, value in item.items() if value is not None}}
+            item = {**item, "guid": str(number if item.get("guid") is None else item["guid"]), "label": NO_RELATION}
         row_problems = [f"{where}: {item}"] if isinstance(item, ValueError) else [f"{where}{p}" for p in _problems_of(item)]
         if row_problems:
             problems += row_problems

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from data_tools import aside, lock
 from data_tools.digest import sha256_of
 from data_tools.errors import UserError
+from trainer.recipe import read_yaml
 
 INPUT_FORMATS = ("untyped", "typed", "typed-punct", "none")
 HEADS = ("cls", "entities")
@@ -67,7 +68,7 @@ DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings) 
 def load_recipe(path: Path) -> dict[str, Any]:
     """The settings of a fine-tuning recipe, a YAML file with keys of DEFAULTS. Raises UserError with all its problems."""
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"--recipe {path}: no such file; recipes/ has klue_re_paper.yaml and klue_re_official.yaml") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -78,6 +79,9 @@ def load_recipe(path: Path) -> dict[str, Any]:
     for key, value in given.items():
         if key not in DEFAULTS:
             problems.append(f"  {key}: unknown key; expected one of {', '.join(DEFAULTS)}")
+            continue
+        if isinstance(value, bool):  # `yes` and `on` are true to YAML
+            problems.append(f"  {key}: expected no true or false")
             continue
         try:
             found[key] = TypeAdapter(Settings.__annotations__[key]).validate_python(value)  # reads 1e-5, which is text to YAML 1.1
@@ -117,7 +121,7 @@ def check_output(settings: Settings) -> None:
         lock.hold(output)
 
 
-def claim_output(settings: Settings, selection: str, eval_sha256: str) -> None:
+def claim_output(settings: Settings, selection: str, eval_sha256: str, precision: str) -> None:
     """Make the output folder this run's own. selection: how the epoch is chosen. eval_sha256: of the evaluation file; empty without one."""
     path = settings.output_dir / "settings.json"
     # For people; not compared.
@@ -126,11 +130,16 @@ def claim_output(settings: Settings, selection: str, eval_sha256: str) -> None:
         "train_file_given": str(settings.train_file),
         "selection": selection,
         "eval_sha256": eval_sha256,
+        "precision": precision,
     }
     try:
         lock.hold(path.parent)
         if path.is_file():  # another process's, made since we looked, or ours that goes on
             check_output(settings)
+            before = json.loads(path.read_text(encoding="utf-8"))
+            given["eval_sha256"] = eval_sha256 or before.get("eval_sha256", "")  # of the scores that stand in metrics.jsonl
+            if before.get("precision", precision) != precision:
+                print(f"{path.parent}: begun in {before['precision']}, goes on in {precision}, as this machine has it", flush=True)
         if (path.parent / "config.json").is_file():
             raise UserError(f"--output-dir {path.parent}: another process has finished this run meanwhile; give the command again")
     except OSError as error:

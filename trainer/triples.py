@@ -55,5 +55,5 @@ def read_triples(classifier: Classifier, rows: Sequence[Relation], source: str, 
     """The `top` most likely triples of each row, the likeliest first."""
     encoded = encode_rows(classifier, rows, source)
     for row, probabilities in zip(rows, predict_probabilities(classifier, encoded), strict=True):
-        best = probabilities.argsort()[::-1][:top]
+        best = (-probabilities).argsort(kind="stable")[:top]  # of equal ones the first, as the scores take it
         yield [Triple(row.subject.word, LABELS[n], row.object.word, float(probabilities[n])) for n in best]

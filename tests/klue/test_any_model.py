@@ -228,5 +228,6 @@ def test_models_without_a_usable_end_or_padding_token_are_refused(tmp_path):
     bare = make_model(tmp_path / "b", GPT2Config, GPT2 | {"eos_token_id": None, "bos_token_id": None}, tokenizer)
     with pytest.raises(UserError, match=f"--model {bare}: expected a tokenizer with a padding or an end token, found neither"):
         new_classifier(str(bare), "untyped", 256, 0)
-    GPT2Config(**GPT2, vocab_size=400, pad_token_id=7).save_pretrained(bare)  # the configuration may name it instead
+    size = json.loads((bare / "config.json").read_text())["vocab_size"]
+    GPT2Config(**GPT2, vocab_size=size, pad_token_id=7).save_pretrained(bare)  # the configuration may name it instead
     assert new_classifier(str(bare), "untyped", 256, 0)[0].tokenizer.pad_token_id == 7

@@ -1,6 +1,7 @@
 """What trainer/klue_re.py says to input that it cannot use: one message with what was expected, what was found and what to do."""
 
 import json
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -77,6 +78,16 @@ def headless(at: Path, model: Path) -> None:
     save_file(kept, at / "model.safetensors", {"format": "pt"})
 
 
+def renamed(at: Path, model: Path) -> None:
+    """As a wrapper around the model would save it."""
+    tensors = load_file(copied(model, at) / "model.safetensors")
+    save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, at / "model.safetensors", {"format": "pt"})
+
+
+def pipe(at: Path, model: Path) -> None:
+    os.mkfifo(at)
+
+
 def not_finite(at: Path, model: Path) -> None:
     tensors = load_file(copied(model, at) / "model.safetensors")
     save_file({**tensors, "classifier.bias": tensors["classifier.bias"] * float("nan")}, at / "model.safetensors", {"format": "pt"})
@@ -132,6 +143,10 @@ BAD_INPUT: list[tuple[str, Making, tuple[str, ...]]] = [
     ),
     ("train --model {bad}", model_with("model.safetensors", b"short"), ("expected a model", "safetensors, found: ", "save it anew")),
     ("train --model {bad}", model_without("model.safetensors"), ("--model {bad}: expected a model", "found: ", "save it anew")),
+    ("train --model {bad}", renamed, ("--model {bad}: expected the encoder's weights", "found none of that name and shape for", "save it")),
+    ("train --train-file {bad}", pipe, ("{bad}: expected a file, found a pipe", "write its rows to a file first")),
+    ("train --recipe {bad}", content(b"epochs: yes"), ("--recipe {bad}:", "epochs: expected no true or false", "mend")),
+    ("train --recipe {bad}", content(b"epochs: 1\nepochs: 2"), ("--recipe {bad}: expected YAML", "epochs stands there twice", "repair")),
     ("eval --data {bad}", nothing, ("{bad}: no such file", "expected KLUE-RE rows")),
     ("eval --data {bad}", row("label", None), ("{bad}: 1 problem", "label: expected text, found null", "Correct")),
     ("eval --report {bad}", folder, ("--report {bad}: expected a file to write, found a folder", "name a file")),

@@ -82,6 +82,11 @@ def test_comparison_makes_a_table_and_goes_on(work, tmp_path):
     assert not list((tmp_path / "C").rglob("lock"))
     again = json.loads((tmp_path / "C" / "table.json").read_text(encoding="utf-8"))["models"]["a"]["runs"][0]
     assert again["training_seconds"] == pytest.approx(anew["training_seconds"])
-    for given, words in ((["x"], "expected NAME="), (["x=y", "x=z"], "twice"), (["../x=y"], "expected NAME=")):
+    for given, words in (
+        (["x"], "expected NAME="),
+        (["x=y", "x=z"], "twice"),
+        (["table.md=y"], "give the model another name"),
+        (["../x=y"], "expected NAME="),
+    ):
         with pytest.raises(UserError, match=words):
             named_models(given)

@@ -107,16 +107,33 @@ def test_killed_while_the_model_is_saved(work, trained, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_run_has_no_curve_of_two_evaluation_files(work, tmp_path, monkeypatch, capsys):
+    update = finetune._update
     monkeypatch.setattr(finetune, "_update", interrupted_at(14))
     with pytest.raises(KeyboardInterrupt):
         train(settings(work, tmp_path / "D", epochs=2))
     assert "eval_micro_f1" in read_rows(tmp_path / "D" / "metrics.jsonl")[-1]
     (tmp_path / "other.json").write_text(json.dumps(invented_rows(30, 9)), encoding="utf-8")
+    monkeypatch.setattr(finetune, "_update", interrupted_at(1))
+    with pytest.raises(KeyboardInterrupt):  # a start without an evaluation file does not make it forgotten whose scores they are
+        train(settings(work, tmp_path / "D", epochs=2, eval_file=None))
+    monkeypatch.setattr(finetune, "_update", update)
     capsys.readouterr()
     train(settings(work, tmp_path / "D", epochs=2, eval_file=tmp_path / "other.json"))
     rows = read_rows(tmp_path / "D" / "metrics.jsonl")
     assert [row["step"] for row in rows if "eval_micro_f1" in row] == [24] and {12, 24} <= {row["step"] for row in rows}
     assert "begun with another --eval-file" in capsys.readouterr().out
+
+
+def test_where_no_checkpoint_is_good_nothing_begins_anew(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "_update", interrupted_at(14))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(work, tmp_path / "D", epochs=2))
+    for path in (tmp_path / "D" / "checkpoints").glob("*/state.json"):
+        path.unlink()
+    before = sorted((tmp_path / "D").rglob("*")), (tmp_path / "D" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="to train anew"):
+        train(settings(work, tmp_path / "D", epochs=2))
+    assert (sorted((tmp_path / "D").rglob("*")), (tmp_path / "D" / "metrics.jsonl").read_bytes()) == before
 
 
 def test_saves_within_an_epoch_when_it_is_long(work, trained, tmp_path, monkeypatch):

@@ -52,6 +52,13 @@ def test_array_and_lines_give_the_same_rows(tmp_path):
     assert rows[0].object == Entity("나루시", 4, 6, "LOC") and rows[0].label == 14 and rows[1].sentence.endswith("😀")
 
 
+def test_rows_to_predict_may_have_any_guid_and_label(tmp_path):
+    bare = {key: value for key, value in ROW.items() if key not in ("guid", "label")}
+    given = [ROW | {"guid": 7, "label": 100}, ROW | {"guid": None, "label": ""}, bare]
+    rows = read_relations(write(tmp_path / "a.json", given), labelled=False)
+    assert [(row.guid, row.label) for row in rows] == [("7", 0), ("2", 0), ("3", 0)]
+
+
 def test_offsets_count_code_points(tmp_path):
     row = changed("sentence", "😀가람은 나루시")
     row["subject_entity"].update(start_idx=1, end_idx=2)
