@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ SETTINGS = ("splitter", "min_characters", "max_characters", "script", "keep_dupl
 
 
 def list_inputs(names: list[str], besides: Path | None = None) -> list[Path | str]:
-    """The files under the inputs in sorted order, and the datasets by their names. besides: a folder to leave out.
+    """The files under the inputs in sorted order, and the datasets by their names; of a file with several names the first. besides: a
+    folder to leave out.
 
     Raises UserError when there is nothing.
     """
@@ -38,7 +40,12 @@ def list_inputs(names: list[str], besides: Path | None = None) -> list[Path | st
         if not name:  # of a variable that is not set; as a path it would be the folder we are in
             raise UserError("--input '': expected a file or a directory, found an empty name; check the variable it came from.")
         inputs += [name] if is_dataset(name) else list_files([Path(name)], besides)
-    return inputs
+    first: dict[str, Path | str] = {}
+    for given in inputs:
+        known = first.setdefault(given if isinstance(given, str) else os.path.realpath(given), given)
+        if known is not given:
+            print(f"{given}: the same as {known}, read once", flush=True)
+    return list(first.values())
 
 
 def describe_sentences(options: argparse.Namespace, inputs: list[Path | str]) -> dict[str, Any]:
@@ -65,6 +72,8 @@ def tell_found(options: argparse.Namespace, num_inputs: int, spool: Spool, facts
     if not spool.kept.any():
         raise UserError(f"--input {' '.join(options.input)}: expected text, found {found} in {num_inputs} file(s).")
     print(found, flush=True)
+    if options.exclude and not counts["excluded"]:
+        print("notice: --exclude: none of its texts stands among the sentences; is it KLUE JSON, a table or plain text?", flush=True)
 
 
 def spool_sentences(

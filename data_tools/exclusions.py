@@ -1,18 +1,18 @@
 """Decontamination: the sentences of evaluation data, so that a corpus can leave them out."""
 
+import csv
+import io
 import json
-import lzma
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_tools.compression import DAMAGES, open_decompressed
 from data_tools.errors import UserError
 from data_tools.filters import content_key
-from data_tools.sources import open_decompressed
 
 LEAST_LETTERS = 10  # a shorter text ("그는 배우이다.") says nothing about an example and stands in many articles
 _JSON = re.compile(r'\s*(\[\s*(\[\s*[\[{"\d]|[{"])|\{\s*")')  # not the wiki link that a text may begin with
@@ -42,7 +42,7 @@ def _texts(file: Path) -> Iterator[str]:
     try:
         with open(file, "rb") as raw, open_decompressed(raw) as stream:
             content = stream.read().decode("utf-8-sig")
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, *DAMAGES) as error:
         raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file.") from None
     except UnicodeDecodeError:
         raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file.") from None
@@ -60,10 +60,22 @@ def _texts(file: Path) -> Iterator[str]:
             if not _JSON.match(content):
                 for text in content.splitlines():
                     yield from {text, *text.split("\t")}  # columns, perhaps
+                for cells in _table(content):
+                    yield from cells
                 return
             where = f"line {number}: {error}" if found else str(whole)
             raise UserError(f"--exclude {file}: begins as JSON, but is neither JSON nor JSON lines ({where}); mend it.") from None
     yield from _strings(found)
+
+
+def _table(content: str) -> list[list[str]]:
+    """The cells of text that is a table with commas: two columns or more, as many in every row. Else nothing."""
+    try:
+        rows = [row for row in csv.reader(io.StringIO(content), strict=True) if row]
+    except csv.Error:
+        return []
+    widths = {len(row) for row in rows}
+    return rows if len(widths) == 1 and min(widths) > 1 else []
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -42,13 +42,21 @@ def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
 
 def local_content(name: str) -> dict[str, str]:
     """What tells one state of a local dataset folder from another; nothing of a dataset on the hub, which is known by its name only."""
-    folder = Path(name.removeprefix(PREFIX).partition(":")[0])
+    folder = Path(dataset_of(name))
     if not folder.is_dir():
         return {}
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\0".encode("utf-8", "surrogateescape"))
     return {"sha256": digest.hexdigest()}
+
+
+def dataset_of(name: str) -> str:
+    """DATASET of hf:DATASET[:CONFIG]. Raises UserError when it is empty."""
+    dataset = name.removeprefix(PREFIX).partition(":")[0]
+    if not dataset:
+        raise UserError(f"--input {name}: expected hf:DATASET[:CONFIG], found no name; check the variable it came from.")
+    return dataset
 
 
 def is_dataset(name: str | Path) -> bool:

@@ -76,8 +76,11 @@ def fill_vocabulary(options: argparse.Namespace) -> None:
             setattr(options, name, default)
 
 
-def check_numbers(options: argparse.Namespace) -> None:
-    """Raises UserError for a number out of range."""
+def check_values(options: argparse.Namespace) -> None:
+    """Raises UserError for a number out of range, and an output without a name."""
+    for name in ("output", "output_dir"):
+        if str(getattr(options, name, "x")) == ".":  # what "" becomes, of a variable that is not set; nobody's work is to lie beside it
+            raise UserError(f"--{name.replace('_', '-')}: expected the name of a place, found the folder where you are; name another.")
     for name, least in _LEAST.items():
         value = getattr(options, name, None)
         if value is not None and value < least:

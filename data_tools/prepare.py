@@ -30,7 +30,7 @@ from data_tools.options import (
     add_seed,
     add_sentences,
     add_vocabulary,
-    check_numbers,
+    check_values,
     fill_vocabulary,
     new_parser,
 )
@@ -65,8 +65,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="auto: uint16 when the vocabulary fits (default); int32 also opens in Megatron-LM",
     )
     options = parser.parse_args(arguments)
-    check_numbers(options)
+    check_values(options)
     if options.tokenizer:
+        if options.tokenizer.resolve().is_relative_to(options.output_dir.resolve()):
+            raise UserError(
+                f"--tokenizer {options.tokenizer}: expected a folder outside --output-dir, found one inside; copy it, or leave the flag "
+                "out: the command that trained it goes on with it."
+            )
         found = check_export(options.tokenizer).vocab_size()
         if options.vocab_size not in (None, found):
             raise UserError(f"--vocab-size {options.vocab_size}: expected {found}, that of --tokenizer {options.tokenizer}; leave it out.")

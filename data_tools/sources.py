@@ -4,22 +4,19 @@ Formats: MediaWiki XML dump; WikiExtractor's `<doc>` output; JSON lines with "te
 paragraph a line, a blank line between documents. Each plain or compressed by bzip2, gzip or xz.
 """
 
-import bz2
 import codecs
-import gzip
 import html
 import io
 import json
-import lzma
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 from xml.etree import ElementTree
 
+from data_tools.compression import DAMAGES, open_decompressed
 from data_tools.errors import UserError
 from data_tools.wikitext import DEFAULT_NAMESPACES, Namespaces
 
@@ -28,6 +25,12 @@ HEAD_BYTES = 65536
 MAX_PARAGRAPHS, LINES_TOGETHER = 10_000, 100
 _DOC_START = re.compile(r"<doc\b.*>\s*$")
 _DOC_TITLE = re.compile(r'\btitle="(.*)"[^"]*>\s*$')  # WikiExtractor escapes nothing in it
+# What lies beside a dump's pages, or a page that was saved as it is: lines of text to us, and no prose.
+_NO_PROSE = {
+    "an SQL dump": re.compile(r"-- (MySQL|MariaDB|PostgreSQL|phpMyAdmin)\b.*dump", re.IGNORECASE),
+    "the index of a multistream dump": re.compile(r"\d+:\d+:\S"),
+    "HTML": re.compile(r"<(!doctype html|html)\b", re.IGNORECASE),
+}
 _REDIRECT = re.compile(r"\s*#\s*(redirect|넘겨주기)\b", re.IGNORECASE)
 
 
@@ -101,7 +104,7 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
             head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
             for document in _parse(stream, head, path):
                 yield document._replace(position=start + raw.tell())
-        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        except DAMAGES as error:
             raise UserError(
                 f"{path}: expected a whole compressed file, found it cut short or damaged ({error}); fetch it again."
             ) from error
@@ -118,19 +121,6 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
             raise UserError(f"{path}: cannot be read to the end: {error}; fetch it again or leave it out.") from error
 
 
-def open_decompressed(raw: BinaryIO) -> io.BufferedReader:
-    magic = raw.read(6)
-    raw.seek(0)
-    stream: Any = raw
-    if magic.startswith(b"BZh"):
-        stream = bz2.BZ2File(raw)
-    elif magic.startswith(b"\x1f\x8b"):
-        stream = gzip.GzipFile(fileobj=raw)
-    elif magic.startswith(b"\xfd7zXZ\x00"):
-        stream = lzma.LZMAFile(raw)  # noqa: SIM115  (the reader around it is the caller's)
-    return io.BufferedReader(stream, buffer_size=HEAD_BYTES)
-
-
 def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Document]:
     """The documents, their positions not yet known, by the format that `head`, the file's beginning, shows."""
     utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -143,6 +133,9 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
         raise UserError(f"{path}: expected text, found binary data (a zero byte near the start); leave the file out.")
     if first_line.lstrip().startswith("<?xml"):
         raise UserError(f"{path}: expected a MediaWiki dump, found XML of another kind; convert it to plain text or JSON lines.")
+    for kind, sign in _NO_PROSE.items():
+        if sign.match(first_line.strip()):
+            raise UserError(f"{path}: expected prose, found {kind}; leave the file out, or convert it to plain text or JSON lines.")
     lines = io.TextIOWrapper(stream, encoding=encoding)
     if _DOC_START.match(first_line.strip()):
         return _parse_doc_elements(lines, path)
@@ -168,11 +161,14 @@ def _parse_mediawiki(stream: BinaryIO) -> Iterator[Document]:
             found = element.iterfind("{*}namespaces/{*}namespace")
             namespaces = Namespaces.of_dump([(each.get("key", ""), each.text or "") for each in found])
         elif name == "page":
-            is_article = element.findtext("{*}ns", "0").strip() == "0" and element.find("{*}redirect") is None
+            title = element.findtext("{*}title") or ""
+            number = element.findtext("{*}ns")  # which old exports lack
+            is_article = namespaces.has_article(title) if number is None else number.strip() == "0"
+            is_article = is_article and element.find("{*}redirect") is None
             texts = [revision.findtext("{*}text") for revision in element.iterfind("{*}revision")] if is_article else []
             text = (texts or [""])[-1] or ""
             if is_article and not _REDIRECT.match(text):
-                yield Document(element.findtext("{*}title") or "", text, True, 0, namespaces)
+                yield Document(title, text, True, 0, namespaces)
             root.clear()  # or the whole dump stays in memory
 
 

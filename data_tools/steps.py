@@ -7,6 +7,7 @@ python -m data_tools.prepare --input sentences.txt --splitter lines --tokenizer 
 
 import argparse
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences, tell_found
 from data_tools.errors import UserError, run_command
-from data_tools.options import add_input, add_seed, add_sentences, add_vocabulary, check_numbers, fill_vocabulary, new_parser
+from data_tools.options import add_input, add_seed, add_sentences, add_vocabulary, check_values, fill_vocabulary, new_parser
 from data_tools.splits import TRAIN
 from data_tools.spool import Spool
 from data_tools.vocabulary import FILES, export_tokenizer, train_vocabulary
@@ -46,7 +47,11 @@ def write_sentences(options: argparse.Namespace) -> None:
                     if count:
                         output.writelines(f"{next(sentences)}\n" for _ in range(count))
                         output.write("\n")
-        os.replace(aside, options.output)
+        if options.output.exists() and not options.output.is_file():  # /dev/stdout, a pipe
+            with open(aside, "rb") as found, open(options.output, "wb") as output:
+                shutil.copyfileobj(found, output)
+        else:
+            os.replace(aside, options.output.resolve())
     print(options.output)
 
 
@@ -83,7 +88,7 @@ def main() -> None:
     with mpi_workers() as is_first:
         if is_first:
             options = parser.parse_args()
-            check_numbers(options)
+            check_values(options)
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing behind beside the output
             (write_sentences if options.step == "sentences" else write_tokenizer)(options)
 

@@ -32,7 +32,20 @@ MODEL_NAME = "sentencepiece.model"
 FILES = (MODEL_NAME, "tokenizer.json", "tokenizer_config.json")  # of a tokenizer folder; the last one is written last
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # in the order of their ids, which are RoBERTa's
 UNKNOWN_ID = 3
-MAX_LENGTH = 512
+CONFIGURATION = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "model_max_length": 512,
+    "clean_up_tokenization_spaces": False,
+    "model_input_names": ["input_ids", "attention_mask"],
+    "bos_token": SPECIAL_TOKENS[0],
+    "eos_token": SPECIAL_TOKENS[2],
+    "cls_token": SPECIAL_TOKENS[0],
+    "sep_token": SPECIAL_TOKENS[2],
+    "pad_token": SPECIAL_TOKENS[1],
+    "unk_token": SPECIAL_TOKENS[3],
+    "mask_token": SPECIAL_TOKENS[4],
+}
+"""tokenizer_config.json."""
 SCORE_STEP = 1 / 64
 LONGEST_TRAINING_SENTENCE = 4192  # bytes; longer ones are left out of the training, not of the corpus
 # The sums of an E-step depend on how many threads share it, so that the number is fixed: the same model on every machine.
@@ -190,7 +203,9 @@ def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
     if not model_file.is_file():
         raise UserError(f"{tokenizer_dir}: expected a tokenizer folder with {MODEL_NAME} in it, found none; give one that prepare made.")
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model_file.read_bytes())  # not by name: it may be no UTF-8
+        if not (content := model_file.read_bytes()):  # SentencePiece takes it for no model given
+            raise RuntimeError("the file is empty")
+        return sentencepiece.SentencePieceProcessor(model_proto=content)  # not by name: it may be no UTF-8
     except (RuntimeError, OSError) as error:
         raise UserError(f"{model_file}: expected a SentencePiece model, but it cannot be read; make the folder anew.") from error
 
@@ -200,21 +215,7 @@ def export_tokenizer(model_bytes: bytes, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL_NAME).write_bytes(model_bytes)
     (folder / "tokenizer.json").write_text(build_tokenizer(model_bytes).to_str(pretty=True), encoding="utf-8")
-    start, padding, end, unknown, mask = SPECIAL_TOKENS
-    configuration = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": MAX_LENGTH,
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-        "bos_token": start,
-        "eos_token": end,
-        "cls_token": start,
-        "sep_token": end,
-        "pad_token": padding,
-        "unk_token": unknown,
-        "mask_token": mask,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(CONFIGURATION, indent=2) + "\n", encoding="utf-8")
 
 
 def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
@@ -227,7 +228,7 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: expected a tokenizer folder with {name} in it, found none; give one that prepare made.")
     try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise UserError(f"{folder / 'tokenizer.json'}: expected a Hugging Face tokenizer, but it cannot be read.") from error
     probes = [
@@ -236,9 +237,23 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
         "한 \u1112\u1161\u11ab 字",
     ]
     special_ids = [processor.piece_to_id(token) for token in SPECIAL_TOKENS]
-    same_ids = all(tokenizer.encode(probe, add_special_tokens=False).ids == processor.encode(probe) for probe in probes)
+    try:
+        same_ids = all(tokenizer.encode(probe, add_special_tokens=False).ids == processor.encode(probe) for probe in probes)
+    except Exception:  # a model without its unknown token
+        same_ids = False
     if special_ids != list(range(len(SPECIAL_TOKENS))) or not same_ids:
         raise UserError(f"{folder}: expected tokenizer.json to give the ids of {MODEL_NAME}, but they differ; give one that prepare made.")
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_bytes())
+        others = [key for key, value in CONFIGURATION.items() if key.endswith("_token") and found.get(key) != value]
+        others += ["tokenizer_class"] * (found.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend"))
+    except (ValueError, AttributeError, OSError):
+        others = ["all of it"]
+    if others:
+        raise UserError(
+            f"{folder / 'tokenizer_config.json'}: expected what prepare writes there, found another {', '.join(others)}; "
+            "give a folder that prepare made."
+        )
     return processor
 
 

@@ -37,6 +37,11 @@ class Namespaces(NamedTuple):
         hidden = _HIDDEN | {name for name, key in by_name.items() if key in (_FILE, _CATEGORY)}
         return cls(hidden, (_OTHER | by_name.keys()) - hidden)
 
+    def has_article(self, title: str) -> bool:
+        """Whether a page of that title is an article, going by what stands before its colon."""
+        prefix, colon, _ = title.partition(":")
+        return not colon or _normalize(prefix) not in self.hidden | self.other
+
 
 def _normalize(name: str) -> str:
     return " ".join(name.replace("_", " ").split()).lower()

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from data_tools import aside
 from trainer import ranks
 
 FULL = "from pathlib import Path; from data_tools import aside; from data_tools.errors import run_command\n"
@@ -28,6 +30,16 @@ def test_a_full_disk_is_no_mistake_of_the_users_and_a_wrong_place_is(path: str, 
     found, said = end_of(FULL.format(path=path))
     assert (found, "Traceback" in said) == (status, False) and message in said, said
     assert said.count("error:") == (status > 0)
+
+
+def test_of_a_link_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    aside.write_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "text" and len(list(tmp_path.iterdir())) == 2
+    program = "from pathlib import Path; from data_tools import aside; aside.write_text(Path('/dev/stdout'), 'text')"
+    with open(tmp_path / "redirected", "w") as output:  # as by a shell's >
+        subprocess.run([sys.executable, "-c", program], stdout=output, check=True)
+    assert (tmp_path / "redirected").read_text() == "text" and Path("/dev/stdout").is_symlink()
 
 
 def test_a_path_that_cannot_be_used_is_a_mistake_on_ranks_too() -> None:

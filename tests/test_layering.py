@@ -24,6 +24,7 @@ LAYERS = {
             "packages",
             "lock",
             "aside",
+            "compression",
             "digest",
             "world_text",
             "world_names",

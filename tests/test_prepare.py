@@ -131,13 +131,15 @@ def test_same_bytes_whatever_the_workers(
     Corpus.open(tmp_path / "c").verify()
     run("--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", 200)
     assert "already there" in capsys.readouterr().out
+    other_file = tmp_path / "other"
     changes = (
         ("--seed", 1), ("--vocab-size", 199), ("--model-type", "bpe"), ("--character-coverage", 0.99), ("--byte-fallback",),
         ("--valid-sentences", 5), ("--test-sentences", 5), ("--max-train-sentences", 50), ("--token-dtype", "int32"),
         ("--splitter", "lines"), ("--min-characters", 3), ("--max-characters", 300), ("--script", "hangul"), ("--keep-duplicates",),
         ("--exclude", text_file),
-        ("--input", text_file, text_file),
+        ("--input", text_file, other_file),
     )  # fmt: skip
+    other_file.write_text(FORTY)
     names = [changed[0][2:].replace("-", "_").replace("input", "inputs") for changed in changes]
     assert {*names, "tokenizer_sha256"} == set(Corpus.open(corpus_dir).manifest["settings"])
     for name, changed in zip(names, changes, strict=True):
@@ -241,6 +243,8 @@ def test_damaged_corpora_are_refused(corpus_dir: Path, tmp_path: Path) -> None:
         (FORTY, ("--tokenizer", "nowhere"), "nowhere: expected a tokenizer folder"),
         (FORTY, ("--test-sentences", 0, "--valid-sentences", 39), "39 sentences for valid and 0 for test: expected at most half"),
         (FORTY, ("--output-dir", __file__), "found a file"),
+        (FORTY, ("--output-dir", ""), "--output-dir: expected the name of a place"),
+        (FORTY, ("--input", "hf:"), "--input hf:: expected hf:DATASET"),
         (FORTY, ("--output-dir", Path(__file__).parent), "expected an empty folder"),
     ],
 )
@@ -254,8 +258,9 @@ def test_mistakes_get_one_clear_error_and_no_corpus(tmp_path: Path, content: str
 def test_files_of_others_are_left_alone(tmp_path: Path, text_file: Path, corpus_dir: Path) -> None:
     shutil.copytree(corpus_dir / "tokenizer", tmp_path / "c" / "tokenizer")
     (tmp_path / "c" / "train.bin").write_bytes(b"mine")
-    for arguments in ((), ("--tokenizer", tmp_path / "c" / "tokenizer")):
-        with pytest.raises(UserError, match="expected an empty folder, found tokenizer"):
+    inside = "found one inside"  # to copy it would be to copy what has just been removed
+    for arguments, message in (((), "expected an empty folder, found tokenizer"), (("--tokenizer", tmp_path / "c" / "tokenizer"), inside)):
+        with pytest.raises(UserError, match=message):
             run("--input", text_file, "--output-dir", tmp_path / "c", *arguments)
     assert (tmp_path / "c" / "train.bin").read_bytes() == b"mine" and len(list((tmp_path / "c" / "tokenizer").iterdir())) == 3
 
@@ -483,8 +488,12 @@ def test_equal_text_is_a_duplicate_however_it_is_written(tmp_path: Path) -> None
 def test_notes_and_columns_hide_no_evaluation_sentence(tmp_path: Path) -> None:
     (tmp_path / "sts.tsv").write_text("id\t가나다라마바사아자차카타\t하나 둘 셋 넷 다섯 여섯 일곱\n")
     keys = read_exclusions([tmp_path / "sts.tsv"], lambda text: [text])
-    for text in ("가나다라마바사아자차카타.[1]", "하나 둘 셋 넷 다섯, 여섯 일곱[12][3] "):
-        assert np.uint64(content_key(text)) in keys, text
+    (tmp_path / "sts.csv").write_text('id,one,two\n1,"가나다라마바사, 아자차카타",하나 둘 셋 넷 다섯 여섯 일곱\n')
+    for found in (keys, read_exclusions([tmp_path / "sts.csv"], lambda text: [text])):
+        for text in ("가나다라마바사아자차카타.[1]", "하나 둘 셋 넷 다섯, 여섯 일곱[12][3] "):
+            assert np.uint64(content_key(text)) in found, text
+    (tmp_path / "text").write_text("가나다라마바사, 아자차카타\n하나 둘 셋 넷 다섯 여섯 일곱이다\n")  # commas, and no table
+    assert len(read_exclusions([tmp_path / "text"], lambda text: [text])) == 2
 
 
 def test_evaluation_files_of_any_shape_are_read_whole_or_refused(tmp_path: Path) -> None:

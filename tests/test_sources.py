@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data_tools.collecting import list_inputs
 from data_tools.errors import UserError
 from data_tools.filters import SentenceFilter
 from data_tools.sources import Document, list_files, read_documents
@@ -63,6 +64,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "multistream": lambda data: bz2.compress(data[:100]) + bz2.compress(data[100:]),
     "gz": gzip.compress,
     "xz": lzma.compress,
+    "padded xz": lambda data: lzma.compress(data[:100]) + bytes(8) + lzma.compress(data[100:]) + bytes(4),
 }
 
 
@@ -202,6 +204,23 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeyp
         list_files([tmp_path])
 
 
+def test_pages_of_old_dumps_say_their_namespace_in_the_title_alone(tmp_path: Path) -> None:
+    pages = "".join(
+        f"<page><title>{title}</title><revision><text>글이다.</text></revision></page>" for title in ("가: 나", "틀:가", "Talk:가", "가")
+    )
+    (tmp_path / "dump").write_text(f"<mediawiki>{pages}</mediawiki>")
+    assert [document.title for document in read_documents(tmp_path / "dump")] == ["가: 나", "가"]
+
+
+def test_a_file_with_several_names_is_read_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "2024.txt").write_text("글이다.\n")
+    (tmp_path / "texts" / "latest.txt").symlink_to("2024.txt")
+    given = [str(tmp_path / "texts"), str(tmp_path / "texts" / "2024.txt")]
+    assert list_inputs(given) == [tmp_path / "texts" / "2024.txt"]
+    assert capsys.readouterr().out.count("read once") == 2
+
+
 def test_what_is_one_document_and_what_is_a_list_of_lines(tmp_path: Path) -> None:
     def documents(*lengths: int) -> list[int]:
         text = "\n".join("글이다.\n" * length for length in lengths)
@@ -221,6 +240,11 @@ BAD_FILES = {
     "truncated xz": (lzma.compress(LONG.encode())[:-30], "cut short or damaged"),
     "damaged bz2": (b"BZh9" + bytes(range(200)), "cannot be read to the end|cut short"),
     "damaged gz": (gzip.compress(LONG.encode())[:40] + b"\xff" * 99, "cut short or damaged"),
+    "second bz2 damaged": (bz2.compress(LONG.encode()) + b"BZi" + bz2.compress(LONG.encode())[3:], "cannot be read to the end"),
+    "second xz damaged": (lzma.compress(LONG.encode()) + b"\xfd8" + lzma.compress(LONG.encode())[2:], "cut short or damaged"),
+    "SQL dump": ("-- MySQL dump 10.19\nINSERT INTO page VALUES (1);\n", "found an SQL dump"),
+    "index": ("602:5:지미 카터\n602:9:수학\n", "found the index"),
+    "HTML": ("<!DOCTYPE html>\n<html>글이다.</html>\n", "found HTML"),
     "binary": (bytes(range(256)) * 40, "binary data"),
     "another encoding": ("한국어 글이다.\n" * 9).encode("cp949"),
     "wrong bytes late": (LONG.encode() + b"\xff\xfe\xff", "found the byte 0xff"),

@@ -1,11 +1,14 @@
 """The exported tokenizer against SentencePiece itself, on adversarial lines and on random ones."""
 
+import os
 import random
+import shutil
 import unicodedata
 from pathlib import Path
 
 import pytest
 import sentencepiece
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_tools.errors import UserError
@@ -174,6 +177,18 @@ def test_what_cannot_be_trained_or_reused_is_refused(folder: Path, tmp_path: Pat
     (tmp_path / MODEL_NAME).write_bytes((folder / MODEL_NAME).read_bytes())
     with pytest.raises(UserError, match="differ"):
         check_export(tmp_path)
-    (tmp_path / MODEL_NAME).write_bytes(b"junk")
-    with pytest.raises(UserError, match="cannot be read"):
-        load_processor(tmp_path)
+    for junk in (b"junk", b""):
+        (tmp_path / MODEL_NAME).write_bytes(junk)
+        with pytest.raises(UserError, match="cannot be read"):
+            load_processor(tmp_path)
+    shutil.copytree(folder, tmp_path / "mine")
+    for name, content, message in (
+        ("tokenizer_config.json", "{", "expected what prepare writes there, found another all of it"),
+        ("tokenizer_config.json", (folder / "tokenizer_config.json").read_text().replace("<mask>", "[MASK]"), "found another mask_token"),
+        ("tokenizer.json", Tokenizer(models.WordLevel({"a": 0}, "b")).to_str(), "differ"),
+    ):
+        (tmp_path / "mine" / name).write_text(content)
+        with pytest.raises(UserError, match=message):
+            check_export(tmp_path / "mine")
+        shutil.copyfile(folder / name, tmp_path / "mine" / name)
+    check_export(shutil.copytree(folder, tmp_path / os.fsdecode(b"\xff")))

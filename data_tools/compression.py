@@ -1,0 +1,64 @@
+"""Files as their contents, whether plain or compressed by bzip2, gzip or xz, which is told from their first bytes."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+BUFFER_BYTES = 65536
+DAMAGES = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
+"""What reading raises of a file that is cut short or damaged; bzip2's other damages are OSErrors without a number."""
+
+
+def open_decompressed(raw: BinaryIO) -> io.BufferedReader:
+    """The contents of a file that is open at its beginning."""
+    magic = raw.read(6)
+    raw.seek(0)
+    stream: Any = raw
+    if magic.startswith(b"BZh"):
+        stream = _Streams(raw, bz2.BZ2Decompressor)
+    elif magic.startswith(b"\x1f\x8b"):
+        stream = gzip.GzipFile(fileobj=raw)
+    elif magic.startswith(b"\xfd7zXZ\x00"):
+        stream = _Streams(raw, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ))
+    return io.BufferedReader(stream, buffer_size=BUFFER_BYTES)
+
+
+class _Streams(io.RawIOBase):
+    """Compressed streams one behind another, zero bytes between them (xz's stream padding). Python's own readers end, without a word, at
+    what does not begin a stream, so that one damaged byte would cost the rest of the file."""
+
+    def __init__(self, raw: BinaryIO, new: Callable[[], Any]) -> None:
+        self._raw, self._new = raw, new
+        self._decompressor: Any = None  # of the stream that has begun
+        self._data = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises EOFError in the middle of a stream, LZMAError or OSError for what is none."""
+        while True:
+            if self._decompressor is None:
+                self._data = self._data.lstrip(b"\0")
+                if not self._data and not self._more():
+                    return 0
+                if self._data.lstrip(b"\0"):
+                    self._decompressor = self._new()
+                continue
+            if self._decompressor.needs_input and not self._data and not self._more():
+                raise EOFError("the end of a compressed stream is missing")
+            found = self._decompressor.decompress(self._data, len(buffer))
+            self._data = b""
+            if self._decompressor.eof:
+                self._data, self._decompressor = self._decompressor.unused_data, None
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
+
+    def _more(self) -> bool:
+        self._data = self._raw.read(BUFFER_BYTES)
+        return bool(self._data)
