@@ -5,13 +5,16 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
 
 from data_tools.errors import UserError
 from tests.distributed import run_on_ranks
+from trainer import storage as storage_module
 from trainer.checkpoint import Checkpoint, link_files, newest, prune, seal, settle, write_alone, write_entries
 from trainer.ranks import Ranks
 from trainer.storage import Storage
@@ -175,6 +178,31 @@ def test_a_link_never_overwrites_what_was_just_written(tmp_path: Path) -> None:
     assert (partial / "weights-0.safetensors").read_bytes() == b"new"
 
 
+def send_an_unreadable_file(folder: Path) -> None:
+    """Rank 0's second file of three is shorter than it says; the ranks stay together, and rank 0 alone hears of it."""
+    ranks = Ranks.current()
+    storage = Storage(folder, ranks)
+    storage._first = ranks.gather(ranks.rank)
+    target = folder / "there"
+    exactly = storage_module._exactly
+
+    def shorter(file: BinaryIO, length: int) -> bytes:
+        return exactly(file, length + (Path(file.name).name == "b"))
+
+    storage_module._exactly = shorter
+    with pytest.raises(OSError, match="shorter") if ranks.is_main else nullcontext():
+        storage._send(0, folder / "here", ["a", "b", "c"], None if ranks.is_main else target)
+    assert ranks.gather("together") == ["together"] * 2
+    assert (target / "c").read_text() == "c" * 10
+
+
+def test_a_file_that_cannot_be_read_leaves_the_ranks_together(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    for name in "abc":
+        (tmp_path / "here" / name).write_text(name * 10)
+    run_on_ranks(send_an_unreadable_file, 2, tmp_path, tmp_path)
+
+
 def level_two_folders(folder: Path) -> None:
     """Each rank has a folder of its own, as on hosts without a common file system; that of rank 0 has a damaged newest checkpoint."""
     ranks = Ranks.current()
@@ -186,11 +214,13 @@ def level_two_folders(folder: Path) -> None:
     assert found is not None and found.state["step"] == 9 and not problems
 
 
-def test_a_host_whose_newest_checkpoint_is_damaged_gets_the_good_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ["damaged", "of another history"])
+def test_of_hosts_whose_newest_checkpoints_differ_one_gets_the_others(tmp_path: Path, case: str) -> None:
     for host in (0, 1):
         for step in (5, 9):
-            make_checkpoint(tmp_path / f"host-{host}", step)
-    truncate(tmp_path / "host-0" / "checkpoints" / "step-9" / "weights-1.safetensors", random.Random(0))
+            make_checkpoint(tmp_path / f"host-{host}", step, seed=host if case != "damaged" else 0)
+    if case == "damaged":
+        truncate(tmp_path / "host-0" / "checkpoints" / "step-9" / "weights-1.safetensors", random.Random(0))
     run_on_ranks(level_two_folders, 2, tmp_path, tmp_path)
     ours, theirs = (tmp_path / f"host-{host}" / "checkpoints" / "step-9" for host in (0, 1))
     assert {path.name: path.read_bytes() for path in ours.iterdir()} == {path.name: path.read_bytes() for path in theirs.iterdir()}

@@ -372,6 +372,7 @@ def test_buckets_fit_the_model() -> None:
     from trainer.engine import fitting_buckets
 
     assert fitting_buckets({"stage": 2}, [100, 1]) == {"stage": 2, "reduce_bucket_size": 102, "allgather_bucket_size": 102}
+    assert fitting_buckets({"allgather_bucket_size": 51}, [100])["allgather_bucket_size"] == 50  # DeepSpeed refuses odd ones
     given = {"reduce_bucket_size": 50, "allgather_bucket_size": 200}
     assert fitting_buckets(given, [61, 39]) == {"reduce_bucket_size": 50, "allgather_bucket_size": 100}
     overlapping = fitting_buckets(given | {"overlap_comm": True}, [61, 39])

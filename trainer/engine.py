@@ -182,7 +182,7 @@ def fitting_buckets(zero: dict[str, Any], trainable: list[int]) -> dict[str, Any
     total, largest = (count + count % 2 for count in (sum(trainable), max(trainable)))  # it refuses odd ones
     least = largest if zero.get("overlap_comm") else 0
     names = ("reduce_bucket_size", "allgather_bucket_size")
-    return {**zero, **{name: max(least, min(int(zero.get(name, 5e8)), total)) for name in names}}
+    return {**zero, **{name: max(least, min(int(zero.get(name, 5e8)) // 2 * 2, total)) for name in names}}
 
 
 class Traffic:
@@ -561,4 +561,5 @@ class StageEngine:
         del engine
         gc.collect()
         if self.device.type == "cuda":
+            torch.compiler.reset()  # its graphs, of which it makes no more than 8, were of this stage's parameters; not run on a GPU
             torch.cuda.empty_cache()

@@ -267,7 +267,7 @@ class _Head(torch.autograd.Function):
         _, d_bd = kernels.gelu_backward(d_z, u, b_d, again=False, parameters=True)
         assert sums is not None and d_bd is not None
         d_gamma, d_beta, _ = sums
-        d_output = kernels.weight_gradient(d_logits, features * d_loss.to(features.dtype)) if ctx.needs_input_grad[8] else None
+        d_output = kernels.weight_gradient(d_logits, features * d_loss) if ctx.needs_input_grad[8] else None
         if ctx.of_output is not None and d_output is not None:
             d_output = d_output.to(w_d.dtype)
             ctx.of_output.append(d_output)

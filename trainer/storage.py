@@ -4,11 +4,13 @@ Hosts may share a file system or not. Where they do not, every host keeps whole 
 wrote are sent to it. So any host may be missing at the next start.
 """
 
+import errno
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 from data_tools import lock
 from data_tools.errors import UserError
@@ -80,18 +82,23 @@ class Storage:
                     check(found)
         except UserError as error:
             problem = f"{self._ranks.name}: {error}"
-        answers = self._ranks.gather((problem, found.state["step"] if found else -1, sorted(found.files) if found else []))
+        # state.json has a loss that hosts may round otherwise; what it describes must be the same
+        files = {name: info for name, info in found.files.items() if name != "state.json"} if found else {}
+        answers = self._ranks.gather((problem, found.state["step"] if found else -1, files))
         problem = next((text for text, _, _ in answers if text), None)
         if problem:
             raise UserError(problem)
         step = max(step for _, step, _ in answers)
         source = next(rank for rank, (_, theirs, _) in enumerate(answers) if theirs == step)
-        if step < 0 or all(answers[first][1] == step for first in self._first):
+        wanted = answers[source][1:]
+        if step < 0 or all(answers[first][1:] == wanted for first in self._first):
             return
-        lacking = self.is_first and answers[self._ranks.rank][1] < step
+        lacking = self.is_first and answers[self._ranks.rank][1:] != wanted
+        if lacking and answers[self._ranks.rank][1] == step:  # both hosts went on alone
+            print(f"WARNING: {self._ranks.name}: its step {step} is of another history; that of rank {source} takes its place", flush=True)
         partial = self._run / "checkpoints" / f"step-{step}.partial"
         final = partial.with_suffix("")
-        self._send(source, final, [*answers[source][2], "complete.json"], partial if lacking else None)
+        self._send(source, final, [*sorted(wanted[1]), "state.json", "complete.json"], partial if lacking else None)
         if lacking:
             shutil.rmtree(final, ignore_errors=True)  # this file system's own, damaged: what is good elsewhere takes its place
             partial.rename(final)
@@ -113,24 +120,49 @@ class Storage:
         failure: OSError | None = None
         for name in names:
             pieces = self._pieces(source, folder / name)
-            if target and not failure:
-                try:
+            try:
+                if target and not failure:
                     _write(target / name, pieces)
-                except OSError as error:
-                    failure = error
-            for _ in pieces:  # whoever does not write takes part all the same
-                pass
+            except OSError as error:
+                failure = error
+            try:
+                for _ in pieces:  # whoever does not write takes part all the same
+                    pass
+            except OSError as error:  # the source's own
+                failure = failure or error
         if failure:
             raise failure
 
     def _pieces(self, source: int, path: Path) -> Iterator[bytes]:
-        """A file of rank `source` on every rank; nothing when it is not there."""
-        mine = self._ranks.rank == source and path.exists()
-        size = self._ranks.gather(path.stat().st_size if mine else -1)[source]
-        with open(path, "rb") if mine else nullcontext() as file:
+        """A file of rank `source` on every rank; nothing when it is not there. Raises OSError on `source` when it cannot be read, after as
+        many bytes as the others wait for."""
+        failure: OSError | None = None
+        with ExitStack() as stack:
+            size, file = -1, None
+            try:
+                if self._ranks.rank == source and path.exists():
+                    size, file = path.stat().st_size, stack.enter_context(open(path, "rb"))
+            except OSError as error:
+                size, failure = -1, error
+            size = self._ranks.gather(size)[source]
             for begin in range(0, size, PIECE):
                 length = min(PIECE, size - begin)
-                yield self._ranks.broadcast(file.read(length) if file else bytes(length), source)
+                data = bytes(length)
+                try:
+                    if file and not failure:
+                        data = _exactly(file, length)
+                except OSError as error:
+                    failure = error
+                yield self._ranks.broadcast(data, source)
+        if failure:
+            raise failure
+
+
+def _exactly(file: BinaryIO, length: int) -> bytes:
+    data = file.read(length)
+    if len(data) < length:
+        raise OSError(errno.EIO, "it has become shorter", file.name)
+    return data
 
 
 def _write(path: Path, pieces: Iterator[bytes]) -> None:
