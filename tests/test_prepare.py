@@ -321,7 +321,7 @@ def test_ctrl_c_is_heard_while_sentencepiece_trains(tmp_path: Path) -> None:
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         try:
-            _, said = process.communicate(timeout=6)  # training takes half a minute
+            _, said = process.communicate(timeout=15)  # training takes half a minute
         finally:
             process.kill()
     assert (process.returncode, said) == (130, "interrupted\n"), said
