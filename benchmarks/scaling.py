@@ -17,8 +17,8 @@ from transformers import RobertaConfig
 from tests import tiny
 from tests.cluster.lab import Lab, missing
 from tests.cluster.tiny_run import arguments, launch, make_inputs
-from trainer.engine import DeepSpeedConfig
-from trainer.journal import read_rows
+from trainer.ds_config import DeepSpeedConfig
+from trainer.metrics_log import read_rows
 from trainer.plan import Plan
 from trainer.recipe import load_recipe
 

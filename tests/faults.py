@@ -29,7 +29,7 @@ from tests.test_checkpoint import DAMAGES
 from tests.test_xpt import ROOT, command, environment
 from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.checkpoint import checkpoint_paths, newest
-from trainer.journal import read_rows
+from trainer.metrics_log import read_rows
 
 LAST, STAGE_CHANGE, EVALUATE, SAVE = 80, 30, 20, 8
 EXACT = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")

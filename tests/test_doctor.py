@@ -9,7 +9,7 @@ from transformers import RobertaConfig
 
 from trainer import doctor
 from trainer.doctor import Findings, judge_hosts, judge_room, write_environment
-from trainer.engine import DeepSpeedConfig
+from trainer.ds_config import DeepSpeedConfig
 from trainer.launcher import read_hostfile
 from trainer.plan import Plan
 from trainer.recipe import load_recipe
@@ -74,7 +74,10 @@ def test_the_plan_is_what_one_computes_by_hand() -> None:
     assert plan.activation_bytes(16) == 16 * 512 * (34 * 768 * 14 + 10 * 0.15 * 32000)
     settings = DeepSpeedConfig.load(ROOT / "ds_configs" / "zero2_bf16.json")
     peak = 40_000 * 256 * 512 * plan.flops_per_token(1) / 0.4 / 3600  # stage two takes an hour at 40 % of it
-    text = plan.describe(1_000_000, 8, torch.device("cuda"), settings.dtype, 2, 16, True, peak)
+    text = plan.describe(
+        num_blocks=1_000_000, world_size=8, device=torch.device("cuda"), dtype=settings.dtype, accumulation=2, micro_batch=16,
+        whole_gradient=True, peak=peak,
+    )  # fmt: skip
     assert f"{(2 + 4 + 12 / 8) * number / 2**20:,.0f} MiB     1h00m" in text and "checkpoints up to 9.0 GB" in text and "3,231 MiB" in text
 
     for changed, wanted in (

@@ -369,7 +369,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_counts(tmp_path: Path) -> None:
 
 
 def test_buckets_fit_the_model() -> None:
-    from trainer.engine import fitting_buckets
+    from trainer.ds_config import fitting_buckets
 
     assert fitting_buckets({"stage": 2}, [100, 1]) == {"stage": 2, "reduce_bucket_size": 102, "allgather_bucket_size": 102}
     assert fitting_buckets({"allgather_bucket_size": 51}, [100])["allgather_bucket_size"] == 50  # DeepSpeed refuses odd ones

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_xpt import ROOT, environment
-from trainer.journal import read_rows
+from trainer.metrics_log import read_rows
 
 GOLDEN = Path(__file__).parent / "golden" / "quickstart.json"
 KEYS = ("loss", "grad_norm", "valid_loss")

@@ -24,7 +24,7 @@ from tests.test_xpt import ROOT
 from tests.tiny import make_corpus, make_seed, write_recipe
 from trainer.checkpoint import newest
 from trainer.finetune import train
-from trainer.journal import read_rows
+from trainer.metrics_log import read_rows
 
 GPUS = torch.cuda.device_count()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS == 0, reason="NO GPU HERE: nothing of bf16, fp16, NCCL or overlap_comm was tested")]

@@ -10,7 +10,7 @@ import yaml
 
 from data_tools.errors import UserError
 from trainer.architecture import architecture_of
-from trainer.engine import DeepSpeedConfig
+from trainer.ds_config import DeepSpeedConfig
 from trainer.flops import Shape, flops_per_token, peak_flops
 from trainer.plan import memory_per_rank
 from trainer.recipe import Optimizer, Stage, load_recipe

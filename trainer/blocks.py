@@ -144,7 +144,7 @@ class SentenceBlocks(Blocks):
         if not len(sizes):
             raise UserError(f"{split.path}: no sentence; prepare a larger split")
         pieces = -(-sizes // self._payload)  # of each sentence
-        number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its sentence
+        number = _count_up(pieces)  # of a piece in its sentence
         self._starts = np.repeat(np.cumsum(sizes) - sizes, pieces) + number * self._payload
         self._lengths = np.minimum(self._payload, np.repeat(sizes, pieces) - number * self._payload)
         self._pieces, self._ends = best_fit(self._lengths + 2, self.sequence_length)
@@ -154,20 +154,25 @@ class SentenceBlocks(Blocks):
         """(tokens, segments) of these blocks, each (blocks, L): <s> sentence </s> side by side, numbered from 1; 0 is padding."""
         first = np.where(blocks > 0, self._ends[blocks - 1], 0)
         counts = self._ends[blocks] - first  # pieces of each block
-        row = np.repeat(np.arange(len(blocks)), counts)
-        place_in_row = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        pieces = self._pieces[np.repeat(first, counts) + place_in_row]
+        number = _count_up(counts)  # of a piece in its block
+        pieces = self._pieces[np.repeat(first, counts) + number]
         lengths, widths = self._lengths[pieces], self._lengths[pieces] + 2
         before = np.cumsum(widths) - widths
-        flat = row * self.sequence_length + before - np.repeat(before[np.cumsum(counts) - counts], counts)  # where each piece begins
+        rows = np.arange(len(blocks)) * self.sequence_length
+        begins = before + np.repeat(rows - before[np.cumsum(counts) - counts], counts)  # where each piece begins
         tokens = np.full((len(blocks), self.sequence_length), self.special.pad, dtype=np.int64)
         segments = np.zeros_like(tokens)
-        inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        tokens.reshape(-1)[np.repeat(flat + 1, lengths) + inside] = self._tokens[np.repeat(self._starts[pieces], lengths) + inside]
-        tokens.reshape(-1)[flat], tokens.reshape(-1)[flat + widths - 1] = self.special.bos, self.special.eos
-        within = np.arange(widths.sum()) - np.repeat(before, widths)
-        segments.reshape(-1)[np.repeat(flat, widths) + within] = np.repeat(place_in_row + 1, widths)
+        flat_tokens, flat_segments = tokens.reshape(-1), segments.reshape(-1)
+        inside = _count_up(lengths)
+        flat_tokens[np.repeat(begins + 1, lengths) + inside] = self._tokens[np.repeat(self._starts[pieces], lengths) + inside]
+        flat_tokens[begins], flat_tokens[begins + widths - 1] = self.special.bos, self.special.eos
+        flat_segments[np.repeat(begins, widths) + _count_up(widths)] = np.repeat(number + 1, widths)
         return tokens, segments
+
+
+def _count_up(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, ..., n - 1 for each n of `lengths`, one after another."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 PACKINGS: dict[str, type[Blocks]] = {"contiguous": ContiguousBlocks, "sentences": SentenceBlocks}

@@ -1,16 +1,14 @@
-"""What a fine-tuning run tells: metrics.jsonl, TensorBoard, and a progress bar, or a line a logged step where nobody watches."""
+"""What a fine-tuning run tells: its metrics log, and a progress bar, or a line a logged step where nobody watches."""
 
-import json
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from trainer.journal import cut_off
+from trainer.metrics_log import MetricsLog
 
 
 class Diary:
@@ -18,9 +16,7 @@ class Diary:
 
     def __init__(self, folder: Path, step: int, total_steps: int, batch_size: int) -> None:
         """step: finished steps; rows beyond it, written before an interruption, are taken out."""
-        kept = cut_off(folder / "metrics.jsonl", step)
-        self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed in close)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._log = MetricsLog(folder, step)
         self._watched = sys.stderr.isatty()
         self._bar = tqdm(
             total=total_steps * batch_size,
@@ -31,7 +27,7 @@ class Diary:
             smoothing=0.05,
         )
         self._total_steps, self._batch_size = total_steps, batch_size
-        self.seconds = kept[-1].get("seconds", 0.0) if kept else 0.0
+        self.seconds = self._log.kept[-1].get("seconds", 0.0) if self._log.kept else 0.0
         """Spent on training until the last `lap`, that of earlier calls of an interrupted run included."""
         self.start_clock()
 
@@ -52,12 +48,8 @@ class Diary:
 
     def record(self, row: dict[str, Any]) -> None:
         """Write the row of `row["step"]`; it holds at least step, epoch, loss and examples_per_second."""
-        self._file.write(json.dumps(row) + "\n")
-        for key, value in row.items():
-            if key not in ("step", "epoch"):
-                group = next((name for name in ("eval", "hold_out") if key.startswith(f"{name}_")), "train")
-                self._board.add_scalar(f"{group}/{key.removeprefix(f'{group}_')}", value, row["step"])
-        self._board.flush()
+        self._log.write(row)
+        self._log.draw({_tag(key): value for key, value in row.items() if key not in ("step", "epoch")}, row["step"], flush=True)
         scores = "".join(f", {key.removeprefix('eval_')} {row[key]:.2f}" for key in ("eval_micro_f1", "eval_auprc") if key in row)
         if self._watched:
             self._bar.set_postfix_str(f"loss {row['loss']:.3f}{scores}")
@@ -69,5 +61,10 @@ class Diary:
 
     def close(self) -> None:
         self._bar.close()
-        self._file.close()
-        self._board.close()
+        self._log.close()
+
+
+def _tag(key: str) -> str:
+    """hold_out_micro_f1 -> hold_out/micro_f1; what is of neither evaluation is of the training."""
+    group = next((name for name in ("eval", "hold_out") if key.startswith(f"{name}_")), "train")
+    return f"{group}/{key.removeprefix(f'{group}_')}"

@@ -28,7 +28,7 @@ from data_tools import aside
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError, run_command
 from trainer.blocks import open_blocks
-from trainer.engine import DeepSpeedConfig
+from trainer.ds_config import DeepSpeedConfig
 from trainer.launcher import read_hostfile
 from trainer.plan import Plan, begun_config
 from trainer.recipe import Recipe, load_recipe

@@ -6,229 +6,35 @@ from it: fp32 masters and Adam moments go into the slices of the partition that 
 the checkpoint's fp32 values and not from the low-precision copy of the last engine.
 """
 
-import difflib
 import gc
-import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.precision_config import get_bfloat16_config, get_float16_config
-from deepspeed.runtime.zero.config import get_zero_config
 from deepspeed.utils import logger as deepspeed_logger
-from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from data_tools.errors import UserError
 from trainer import accelerator, lifeline
 from trainer.blocks import MaskedBatch
 from trainer.checkpoint import Checkpoint, Entry
+from trainer.ds_config import DeepSpeedConfig, fitting_buckets
 from trainer.gradients import Gradients
 from trainer.mlm import MaskedLanguageModel, build_model
 from trainer.recipe import Optimizer
 from trainer.shared_memory import shared_rows
 from trainer.stages import parameter_groups
+from trainer.traffic import Traffic
 
 TESTED_DEEPSPEED = "0.19.8"
 _SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what changes in a dynamic loss scaler; all else are settings
 _GIVES_UP = "raise_error_at_min_scale"  # of DeepSpeed's fp16 loss scaler, with a bare Exception; recipe.max_skipped says when to
-OWNED_BY_RECIPE = {
-    "train_batch_size": "global_batch_size",
-    "gradient_accumulation_steps": "global_batch_size (accumulation is derived)",
-    "gradient_clipping": "optimizer.gradient_clipping",
-    "optimizer": "optimizer",
-    "scheduler": "stages",
-    "tensorboard": "the trainer, which writes TensorBoard itself",
-    "csv_monitor": "the trainer, which writes metrics.jsonl",
-}
-KNOWN = (
-    "train_micro_batch_size_per_gpu", "zero_optimization", "bf16", "fp16", "data_types", "compile", "communication_data_type",
-    "zero_allow_untested_optimizer",
-)  # fmt: skip
-"""Keys of a ds_config that may be on. What DeepSpeed does not know, misspelt ones among them, it would pass over in silence; of the rest
-nothing is tried (wall_clock_breakdown stops timers that were never started)."""
-NOT_KEPT = {
-    "zero_optimization.round_robin_gradients": "lays parameters out in an order that is not kept here",
-    "zero_optimization.parameter_alignment": "lays parameters out in an order that is not kept here",
-    "zero_optimization.offload_optimizer": "keeps the optimizer's state in another place than a stage change reads it from",
-    "zero_optimization.cpu_offload": "keeps the optimizer's state in another place than a stage change reads it from",
-    "zero_optimization.offload_param": "belongs to ZeRO-3",
-    "bf16.bf16_master_weights_and_grads": "keeps no fp32 values to write into a checkpoint",
-    "bf16.bf16_optimizer_states": "keeps no fp32 values to write into a checkpoint",
-    "fp16.fp16_master_weights_and_grads": "keeps no fp32 values to write into a checkpoint",
-    "zero_optimization.legacy_stage1": "is for DeepSpeed before 0.4",
-    "zero_optimization.zenflow": "updates a part of the weights at other times",
-}
-
-
-@dataclass(frozen=True)
-class DeepSpeedConfig:
-    """A ds_config file: micro-batch, precision, ZeRO and buckets."""
-
-    settings: dict[str, Any]
-    micro_batch: int
-    dtype: torch.dtype
-    compiles: bool = False
-    """`"compile": true`, ours: torch.compile of the encoder, on GPUs only."""
-
-    @classmethod
-    def load(cls, path: Path) -> "DeepSpeedConfig":
-        """Read and check. Raises UserError for unreadable files and for settings that the recipe owns."""
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"ds_config {path}: no such file; ds_configs/ has some") from None
-        except (ValueError, OSError) as error:
-            raise UserError(f"ds_config {path}: not JSON: {error}") from None
-        if not isinstance(settings, dict):
-            raise UserError(f"ds_config {path}: expected an object, found {type(settings).__name__}; ds_configs/ has examples")
-        for key, owner in OWNED_BY_RECIPE.items():
-            if key in settings:
-                raise UserError(f"ds_config {path}: {key} belongs to the recipe ({owner}); remove it from the ds_config")
-        for key, value in settings.items():
-            if key not in KNOWN and not _is_off(value):
-                near = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.7)
-                raise UserError(f"ds_config {path}: {key} is not used here" + (f"; {near[0]} is" if near else "; remove it"))
-        for key in ("zero_optimization", "bf16", "fp16", "data_types"):
-            if not isinstance(settings.get(key, {}), dict):
-                raise UserError(f'ds_config {path}: {key} must be an object such as {{"enabled": true}}, found {settings[key]!r}')
-        for name, reason in NOT_KEPT.items():
-            section, _, key = name.partition(".")
-            if not _is_off(settings.get(section, {}).get(key)):
-                raise UserError(f"ds_config {path}: {name} {reason}; remove it")
-        stage = settings.get("zero_optimization", {}).get("stage")
-        if stage not in (1, 2):
-            raise UserError(f"ds_config {path}: zero_optimization.stage must be 1 or 2, found {stage}")
-        micro_batch = settings.get("train_micro_batch_size_per_gpu")
-        if isinstance(micro_batch, bool) or not isinstance(micro_batch, int) or micro_batch < 1:
-            raise UserError(f"ds_config {path}: train_micro_batch_size_per_gpu must be a positive number, found {micro_batch!r}")
-        for name in ("bf16", "fp16"):
-            if not isinstance(enabled := settings.get(name, {}).get("enabled", False), bool):
-                raise UserError(f"ds_config {path}: {name}.enabled must be true or false, found {enabled!r}")
-        _as_deepspeed_reads_it(settings, path)
-        for section, key in (("bf16", "check_grad_overflow"), ("zero_optimization", "compute_grad_norm")):
-            if not settings.get(section, {}).get(key, True):
-                raise UserError(f"ds_config {path}: {section}.{key} is off, so a gradient that is not finite would train; remove it")
-        half = [name for name in ("bf16", "fp16") if settings.get(name, {}).get("enabled")]
-        if len(half) > 1:
-            raise UserError(f"ds_config {path}: bf16 and fp16 are both enabled; choose one")
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[half[0]] if half else torch.float32
-        if stage == 1 and half == ["bf16"]:
-            raise UserError(f"ds_config {path}: DeepSpeed has another optimizer for bf16 under ZeRO-1; zero_optimization.stage must be 2")
-        if not isinstance(settings.get("compile", False), bool):
-            raise UserError(f"ds_config {path}: compile must be true or false, found {settings['compile']!r}")
-        return cls(settings, micro_batch, dtype, settings.pop("compile", False))
-
-    def sums_gradients(self, device: torch.device, accumulation: int) -> bool:
-        """Whether trainer/gradients.py sums the gradients. On a GPU with a single micro-batch DeepSpeed reduces once as well, while the
-        backward pass goes on (overlap_comm; not run on a GPU)."""
-        return device.type == "cpu" or accumulation > 1
-
-    def accumulation(self, global_batch: int, world_size: int) -> int:
-        """Micro-batches per optimizer step and rank. Raises UserError when the global batch does not divide."""
-        together = self.micro_batch * world_size
-        if global_batch % together:
-            raise UserError(
-                f"global_batch_size {global_batch} does not divide into {world_size} ranks x micro-batches of {self.micro_batch} "
-                f"(train_micro_batch_size_per_gpu): {global_batch} / {together} is not whole; change one of the three"
-            )
-        return global_batch // together
-
-
-def _is_off(value: Any) -> bool:
-    """Whether a setting says that something is not to be: false, null, {}, {"enabled": false}, {"device": "none"}."""
-    if isinstance(value, dict):
-        return not value or value.get("enabled") is False or value.get("device", "") in ("none", None)
-    return value is None or value is False
-
-
-def _as_deepspeed_reads_it(settings: dict[str, Any], path: Path) -> None:
-    """Raise UserError for a key or a value in a section that DeepSpeed would refuse, which it does only when a stage begins."""
-    readers = {"zero_optimization": get_zero_config, "bf16": get_bfloat16_config, "fp16": get_float16_config}
-    for section, read in readers.items():
-        try:
-            read(settings)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, (section, *first["loc"])))
-            raise UserError(f"ds_config {path}: {place}: {first['msg']}, found {first['input']!r}") from None
-        except (ValueError, TypeError, AssertionError) as error:
-            raise UserError(f"ds_config {path}: {section}: {error}") from None
-    kinds = {
-        "data_types.grad_accum_dtype": settings.get("data_types", {}).get("grad_accum_dtype"),
-        "communication_data_type": settings.get("communication_data_type"),
-    }
-    for name, kind in kinds.items():
-        if kind not in (None, "fp32"):
-            raise UserError(f"ds_config {path}: {name} is {kind!r}, but gradients are added and sent in fp32 here; remove it")
-    for name in ("reduce_bucket_size", "allgather_bucket_size"):
-        size = settings["zero_optimization"].get(name, 1)
-        if isinstance(size, str):  # "auto", which DeepSpeed's model of the section lets pass
-            raise UserError(f"ds_config {path}: zero_optimization.{name} must be a number of elements, found {size!r}")
-
-
-def fitting_buckets(zero: dict[str, Any], trainable: list[int]) -> dict[str, Any]:
-    """`zero_optimization` with buckets no larger than what trains: DeepSpeed allocates them whole, by default 5e8 elements each. With
-    overlap_comm one takes every parameter: a gradient that does not fit bypasses the bucket, and by reading (not run on a GPU) its memory
-    may be used anew while the reduction still reads it. trainable: elements of each trainable parameter."""
-    total, largest = (count + count % 2 for count in (sum(trainable), max(trainable)))  # it refuses odd ones
-    least = largest if zero.get("overlap_comm") else 0
-    names = ("reduce_bucket_size", "allgather_bucket_size")
-    return {**zero, **{name: max(least, min(int(zero.get(name, 5e8)) // 2 * 2, total)) for name in names}}
-
-
-class Traffic:
-    """Bytes that this rank sends: in DeepSpeed's collectives, and what is added.
-
-    Counted as rings send them: each of a ring's rounds over n bytes sends n (N - 1) / N, an all-reduce has two.
-    """
-
-    def __init__(self) -> None:
-        self._backend, self._bytes = deepspeed.comm.comm.cdb, 0.0
-        all_reduce, all_gather, into_tensor = (getattr(self._backend, name) for name in self._NAMES)
-
-        def counted_all_reduce(tensor: torch.Tensor, *arguments: Any, **named: Any) -> Any:
-            self._count(2, tensor)
-            return all_reduce(tensor, *arguments, **named)
-
-        def counted_all_gather(tensor_list: list[torch.Tensor], tensor: torch.Tensor, *arguments: Any, **named: Any) -> Any:
-            self._count(1, *tensor_list)
-            return all_gather(tensor_list, tensor, *arguments, **named)
-
-        def counted_into_tensor(output_tensor: torch.Tensor, *arguments: Any, **named: Any) -> Any:
-            self._count(1, output_tensor)
-            return into_tensor(output_tensor, *arguments, **named)
-
-        for name, counted in zip(self._NAMES, (counted_all_reduce, counted_all_gather, counted_into_tensor), strict=True):
-            setattr(self._backend, name, counted)
-
-    _NAMES = ("all_reduce", "all_gather", "all_gather_into_tensor")
-
-    def _count(self, rounds: int, *tensors: torch.Tensor) -> None:
-        size = dist.get_world_size()
-        self._bytes += rounds * (size - 1) / size * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    def add(self, sent: float) -> None:
-        """Bytes that were sent without DeepSpeed."""
-        self._bytes += sent
-
-    def take(self) -> float:
-        """Bytes since the last call."""
-        taken, self._bytes = self._bytes, 0.0
-        return taken
-
-    def close(self) -> None:
-        """Count no more."""
-        for name in self._NAMES:
-            delattr(self._backend, name)
 
 
 def start(timeout_minutes: float = 30) -> None:

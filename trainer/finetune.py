@@ -42,11 +42,12 @@ from trainer.classifier import (
 )
 from trainer.diary import Diary
 from trainer.evaluation import is_scored_on, report_on, score, summary, write_predictions, write_report
-from trainer.journal import read_rows
 from trainer.markers import EncodedRelations
 from trainer.masking import dropout_seed
+from trainer.metrics_log import read_rows
 from trainer.relation_board import draw_evaluation
 from trainer.relations import LABELS, Relation, conflicting_rows, read_relations
+from trainer.schedule import linear_with_warmup
 from trainer.scores import score_relations
 from trainer.settings import Settings, check_output, claim_output
 
@@ -177,12 +178,6 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     return [batches[place] for place in generator.permutation(len(batches))]
 
 
-def learning_rate(peak: float, step: int, total_steps: int, warmup_share: float) -> float:
-    """Rate of the update that follows `step` finished ones: linear from 0 to `peak` over the warm-up, then linear to 0 at total_steps."""
-    warmup = math.ceil(warmup_share * total_steps)
-    return peak * (step + 1) / (warmup + 1) if step < warmup else peak * (total_steps - step) / max(1, total_steps - warmup)
-
-
 def _run_epochs(
     settings: Settings, classifier: Classifier, data: _Data, held_out: _Data | None, evaluation: _Data | None
 ) -> tuple[dict[str, Any] | None, np.ndarray | None, int, float]:
@@ -195,6 +190,7 @@ def _run_epochs(
     labels = torch.tensor(classifier.class_of)[torch.from_numpy(data.labels)].to(next(classifier.model.parameters()).device)
     steps_per_epoch = math.ceil(len(lengths) / settings.batch_size)
     total_steps = settings.epochs * steps_per_epoch
+    warmup_steps = math.ceil(settings.warmup * total_steps)
     optimizer = torch.optim.AdamW(classifier.model.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
     step, best = _restore(settings.output_dir, classifier, optimizer)
     saved = {step}
@@ -204,7 +200,7 @@ def _run_epochs(
     for epoch in range(step // steps_per_epoch, settings.epochs):
         batches = epoch_batches(lengths, settings.batch_size, settings.seed, epoch)
         for rows in batches[step - epoch * steps_per_epoch :]:
-            rate = learning_rate(settings.learning_rate, step, total_steps, settings.warmup)
+            rate = linear_with_warmup(settings.learning_rate, step, warmup_steps, total_steps)
             torch.manual_seed(dropout_seed(settings.seed, step, 0))  # a hash: torch's CPU generator reads 32 bits of a seed
             inputs = padded_batch(classifier, data.encoded, rows)
             loss, grad_norm = _update(classifier, optimizer, rate, inputs, labels[torch.from_numpy(rows)])

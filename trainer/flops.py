@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from trainer.recipe import num_itl
 from trainer.stages import Parts
 
 # Dense bf16 tensor-core peaks from the makers' data sheets, FLOP/s.
@@ -59,7 +60,7 @@ def flops_per_token(shape: Shape, layers_train: list[bool], embeddings_train: bo
 def stage_flops_per_token(shape: Shape, parts: Parts, train: set[str], num_layers: int, itl: str, tied: bool) -> float:
     """`flops_per_token` for the parameters that a stage trains."""
     adapts = bool(train & set(parts.itl))
-    layers = [adapts] * (itl in ("both", "input")) + [bool(train & set(layer)) for layer in parts.layers]
+    layers = [adapts] * num_itl(itl)[0] + [bool(train & set(layer)) for layer in parts.layers]
     layers += [adapts] * (num_layers - len(layers))
     embeddings, head = bool(train & set(parts.embeddings)), bool(train & set(parts.head))
     return flops_per_token(shape, layers, embeddings, head, embeddings if tied else head)

@@ -23,7 +23,7 @@ def launcher_processes() -> tuple[int, ...]:
         above = [parent]
         while above[-1] > 1 and not _name(above[-1]).startswith("sshd"):
             above.append(_parent(above[-1]))
-            if any(Path(os.fsdecode(word)).name in ("deepspeed", "ds", "deepspeed.pt") for word in _command_line(above[-1])[:2]):
+            if _is_deepspeed_command(above[-1]):
                 break
         return tuple(above)
     except OSError:  # not Linux, or one of them ended just now
@@ -75,18 +75,16 @@ def _check_hostfile(world_size: int) -> None:
     """Raises UserError when the hostfile that the `deepspeed` command above us names is missing, or its slots are not the world size."""
     above = os.getppid()
     try:
-        while above > 1:
-            words = [os.fsdecode(word) for word in _command_line(above)]
-            script = next((place for place, word in enumerate(words) if word.endswith("xpt.py")), len(words))
-            if any(Path(word).name in ("deepspeed", "ds", "deepspeed.pt") for word in words[:2]):
-                break
+        while not _is_deepspeed_command(above):
+            if above <= 1:
+                return
             above = _parent(above)
-        else:
-            return
+        words = [os.fsdecode(word) for word in _command_line(above)]
         folder = Path(f"/proc/{above}/cwd").resolve()
     except OSError:
         return
-    options = words[:script]
+    script = next((place for place, word in enumerate(words) if word.endswith("xpt.py")), len(words))
+    options = words[:script]  # what follows is the script's
     named = [value for option, value in pairwise(options) if option in ("--hostfile", "-H")]
     named += [option.partition("=")[2] for option in options if option.startswith("--hostfile=")]
     if not named:
@@ -117,11 +115,15 @@ def read_hostfile(path: Path) -> dict[str, int]:
         if not found:
             raise UserError(f"hostfile {path}, line {number}: expected `NAME slots=NUMBER`, found {line.strip()!r}")
         if found[1] in hosts:
-            raise UserError(f"hostfile {path}, line {number}: {found[1]} stands there twice; give it all its slots in one line")
+            raise UserError(f"hostfile {path}, line {number}: {found[1]} appears twice; give it all its slots in one line")
         hosts[found[1]] = int(found[2])
     if not hosts:
         raise UserError(f"hostfile {path}: no host in it; expected lines `NAME slots=NUMBER`")
     return hosts
+
+
+def _is_deepspeed_command(process: int) -> bool:
+    return any(Path(os.fsdecode(word)).name in ("deepspeed", "ds", "deepspeed.pt") for word in _command_line(process)[:2])
 
 
 def _command_line(process: int) -> list[bytes]:

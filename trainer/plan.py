@@ -104,7 +104,7 @@ class Plan:
         return tokens * (34 * config.hidden_size * config.num_hidden_layers + 10 * self.recipe.masking.rate * config.vocab_size)
 
     def describe(
-        self, num_blocks: int, world_size: int, device: torch.device, dtype: torch.dtype, accumulation: int, micro_batch: int,
+        self, *, num_blocks: int, world_size: int, device: torch.device, dtype: torch.dtype, accumulation: int, micro_batch: int,
         whole_gradient: bool, peak: float,
     ) -> str:  # fmt: skip
         """For people. num_blocks: of the training split; peak: FLOP/s of all ranks together."""

@@ -99,6 +99,11 @@ class Optimizer(_Settings):
     """At a stage change: keep the Adam moments and step counts of what already trained, or start all anew."""
 
 
+def num_itl(itl: str) -> tuple[int, int]:
+    """Adaptation layers before the encoder and after it, by `Surgery.itl`."""
+    return int(itl in ("both", "input")), int(itl in ("both", "output"))
+
+
 class Stage(_Settings):
     """One row of the stage table."""
 

@@ -8,20 +8,17 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.relations import LABELS, Relation
-from trainer.scores import calibration_bins, calibration_error, confident_mistakes
+from trainer.scores import NUM_CURVES, calibration_bins, calibration_error, confident_mistakes, confusion, most_frequent
 
-NUM_CURVES = 12  # the relations with the most rows
 NUM_MISTAKES = 20
 
 
 def draw_evaluation(folder: Path, step: int, rows: Sequence[Relation], probabilities: np.ndarray, report: dict[str, Any]) -> None:
     """Precision-recall curves, F1 per relation, confusion, calibration, mistakes. probabilities: (rows, 30), official order."""
     labels = np.array([row.label for row in rows])
-    counts = np.bincount(labels, minlength=len(LABELS))
     with SummaryWriter(str(folder)) as board:
-        for label in np.argsort(-counts, kind="stable")[:NUM_CURVES]:
-            if counts[label]:
-                board.add_pr_curve(f"precision_recall/{LABELS[label]}", labels == label, probabilities[:, label], step)
+        for label in most_frequent(labels, NUM_CURVES):
+            board.add_pr_curve(f"precision_recall/{LABELS[label]}", labels == label, probabilities[:, label], step)
         board.add_figure("evaluation/f1_per_relation", _f1_per_relation(report["per_label"]), step)
         board.add_figure("evaluation/confusion", _confusion(labels, probabilities.argmax(axis=1)), step)
         board.add_figure("evaluation/calibration", _calibration(labels, probabilities), step)
@@ -47,8 +44,7 @@ def _f1_per_relation(per_label: dict[str, dict[str, float]]) -> Any:
 
 
 def _confusion(labels: np.ndarray, predictions: np.ndarray) -> Any:
-    counts = np.zeros((len(LABELS), len(LABELS)), int)
-    np.add.at(counts, (labels, predictions), 1)
+    counts = confusion(labels, predictions)
     used = np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
     counts = counts[np.ix_(used, used)]
     figure, axes = _figure(10, 9)

@@ -8,10 +8,9 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve
 
 from trainer.relations import LABELS, Relation
-from trainer.scores import calibration_bins, calibration_error, confident_mistakes
+from trainer.scores import NUM_CURVES, calibration_bins, calibration_error, confident_mistakes, confusion, most_frequent
 
 NUM_MISTAKES = 40
-NUM_CURVES = 12  # the relations with the most rows
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, "Noto Sans KR", "Apple SD Gothic Neo", "Malgun Gothic", sans-serif; color: #1d2430; background: #fff;
@@ -66,13 +65,13 @@ def _shift(report: dict[str, Any]) -> list[str]:
     """What the report knows of the training rows, in words; nothing where it knows nothing."""
     if "label_shift" not in report:
         return []
-    shift, noise = report["label_shift"], report["training_rows"]
+    shift, rows = report["label_shift"], report["training_rows"]
     return [
         "<h2>Training rows</h2>",
         f"<p>Their label shares differ from this data's by {shift['total_variation']:.3f} (total variation, 0 to 1). With the model's "
         f"probabilities reweighted to this data's shares micro-F1 would be {shift['micro_f1_at_these_shares']:.2f}; no score to report, "
-        f"since it looks at the answers. {noise['number']:,} rows were trained on; {noise['conflicting']:,} rows of the training file give "
-        f"one pair of entities different labels, and were {'left out' if noise['conflicts'] == 'drop' else 'kept'}.</p>",
+        f"since it looks at the answers. {rows['number']:,} rows were trained on; {rows['conflicting']:,} rows of the training file give "
+        f"one pair of entities different labels, and were {'left out' if rows['conflicts'] == 'drop' else 'kept'}.</p>",
     ]
 
 
@@ -96,9 +95,8 @@ def _per_label(per_label: dict[str, dict[str, float]]) -> str:
 
 
 def _confusion(labels: np.ndarray, predictions: np.ndarray) -> str:
-    counts = np.zeros((len(LABELS), len(LABELS)), int)
-    np.add.at(counts, (labels, predictions), 1)
-    used = [n for n in range(len(LABELS)) if counts[n].any() or counts[:, n].any()]
+    counts = confusion(labels, predictions)
+    used = np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
     size, left, top = 24, 220, 190
     cells = []
     for y, true in enumerate(used):
@@ -142,17 +140,14 @@ def _line(xs: np.ndarray, ys: np.ndarray, colour: str, size: int = 210, dashes: 
 
 
 def _curves(labels: np.ndarray, probabilities: np.ndarray) -> str:
-    counts = np.bincount(labels, minlength=len(LABELS))
     charts = []
-    for label in np.argsort(-counts)[:NUM_CURVES]:
-        if counts[label]:
-            precision, recall, _ = precision_recall_curve(labels == label, probabilities[:, label])
-            # Evenly over recall: evenly over thresholds nearly all points would lie at the end of a relation with few rows.
-            even = np.searchsorted(-recall, -np.linspace(0, 1, 200)).clip(max=len(recall) - 1)
-            keep = np.unique([0, *even, len(recall) - 1])
-            charts.append(
-                _chart(f"{LABELS[label]} ({counts[label]})", _line(recall[keep], precision[keep], "#5b8bd6"), "recall", "precision")
-            )
+    for label in most_frequent(labels, NUM_CURVES):
+        precision, recall, _ = precision_recall_curve(labels == label, probabilities[:, label])
+        # Evenly over recall: evenly over thresholds nearly all points would lie at the end of a relation with few rows.
+        even = np.searchsorted(-recall, -np.linspace(0, 1, 200)).clip(max=len(recall) - 1)
+        keep = np.unique([0, *even, len(recall) - 1])
+        title = f"{LABELS[label]} ({np.count_nonzero(labels == label)})"
+        charts.append(_chart(title, _line(recall[keep], precision[keep], "#5b8bd6"), "recall", "precision"))
     return "".join(charts)
 
 

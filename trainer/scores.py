@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import auc, f1_score, precision_recall_curve, precision_recall_fscore_support
+from sklearn.metrics import auc, confusion_matrix, f1_score, precision_recall_curve, precision_recall_fscore_support
 
 from trainer.relations import LABELS
 
 NUM_LABELS = len(LABELS)
+NUM_CURVES = 12
+"""Relations that are drawn: those with the most rows."""
 
 
 def micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -21,6 +23,17 @@ def micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     negative; only a correct no_relation counts for nothing. labels, predictions: (rows,) class numbers. No positive at all: 0.
     """
     return 100.0 * float(f1_score(labels, predictions, average="micro", labels=list(range(1, NUM_LABELS)), zero_division=0))
+
+
+def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Rows of each true (first axis) and predicted class: (30, 30). labels, predictions: (rows,)."""
+    return np.asarray(confusion_matrix(labels, predictions, labels=range(NUM_LABELS)))
+
+
+def most_frequent(labels: np.ndarray, number: int) -> list[int]:
+    """At most so many classes, those with the most rows first; none without a row. labels: (rows,)."""
+    counts = np.bincount(labels, minlength=NUM_LABELS)
+    return [int(label) for label in np.argsort(-counts, kind="stable")[:number] if counts[label]]
 
 
 def auprc(labels: np.ndarray, probabilities: np.ndarray) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from data_tools.errors import UserError
 from trainer.architecture import Architecture
-from trainer.recipe import Optimizer, Stage
+from trainer.recipe import Optimizer, Stage, num_itl
 
 _SLICE = re.compile(r"encoder\[((?:-?\d+)?):((?:-?\d+)?)\]")
 PARTS = "embeddings, itl, encoder, encoder[a:b], head, all"
@@ -41,7 +41,8 @@ class Parts:
 
 def split_parts(names: Iterable[str], architecture: Architecture, num_layers: int, itl: str) -> Parts:
     """Sort parameter names (as `named_parameters` gives them) into parts. num_layers counts the ITLs too (see Surgery.itl)."""
-    first, last = int(itl in ("both", "input")), num_layers - int(itl in ("both", "output"))
+    before, after = num_itl(itl)
+    first, last = before, num_layers - after
     embeddings: list[str] = []
     adaptation: list[str] = []
     head: list[str] = []

@@ -4,6 +4,7 @@ import functools
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,10 @@ from trainer.storage import Storage
 
 T = TypeVar("T")
 CORPUS_KEYS = ("corpus_fingerprint", "tokenizer_sha256")
+
+
+class _NotSaved(Exception):
+    """A checkpoint could not be written, that was told, and the run goes on without it."""
 
 
 @dataclass
@@ -84,17 +89,21 @@ class Saver:
         """
         self.finish()
         self._needed = needed
+        with suppress(_NotSaved):
+            self._begin(state, engine, forward)
+
+    def _begin(self, state: TrainState, engine: StageEngine, forward: dict[str, Any]) -> None:
+        """All that `save` does; the rest is the thread's and `_seal`'s."""
         partial = self._run / "checkpoints" / f"step-{state.step}.partial"
         stem, shapes, adam_steps = f"{state.step}-{self._ranks.rank}", self.good.shapes, engine.adam_steps
         if self._storage.is_first:
             shutil.rmtree(partial, ignore_errors=True)
             self._attempt(lambda: partial.mkdir(parents=True))
-        if not self._all_well(partial):
-            return
+        self._agree(partial)
         owned, entries = engine.owned(), engine.owned_entries()
         written = self._attempt(lambda: write_entries(partial, stem, {name: shapes[name] for name in owned}, set(owned), entries))
         files, unsettled = written or (None, [])
-        if needed:  # the next stage is built from these files on all hosts, which on NFS see them when they are closed
+        if self._needed:  # the next stage is built from these files on all hosts, which on NFS see them when they are closed
             self._attempt(lambda: settle(unsettled))
             unsettled = []
         shares = self._ranks.gather((stem, owned, files))
@@ -104,12 +113,10 @@ class Saver:
         frozen = {name: record for name, record in self.good.parameters.items() if name not in records}
         stems = {record["file"] for record in frozen.values()}
         linked = self._ranks.gather(self._attempt(lambda: link_files(partial, self.good, stems)) if self._storage.is_first else None)[0]
-        if not self._all_well(partial):
-            return
+        self._agree(partial)
         for rank, (_, _, theirs) in enumerate(shares):
             self._attempt(functools.partial(self._storage.spread, rank, partial, theirs))
-        if not self._all_well(partial):
-            return
+        self._agree(partial)
         records |= frozen
         identity, config = {key: self.good.state[key] for key in CORPUS_KEYS}, self.good.state["model_config"]
         content = {
@@ -129,13 +136,15 @@ class Saver:
             return
         self._thread.join()
         self._thread = None
+        with suppress(_NotSaved):
+            self._seal()
+
+    def _seal(self) -> None:
         partial, state, files = self.last.path, self.last.state, self.last.files
-        if not self._all_well(partial):
-            return
+        self._agree(partial)
         if self._storage.is_first:
             self._attempt(lambda: seal(partial, state, files))
-        if not self._all_well(partial):
-            return
+        self._agree(partial)
         self.last = self.good = Checkpoint.open(partial.with_suffix(""), verify=False)
         self._saved.add(state["step"])
         if self._storage.is_first:
@@ -153,12 +162,13 @@ class Saver:
             self._failure = error
             return None
 
-    def _all_well(self, partial: Path) -> bool:
-        """Whether no rank failed since the last call."""
+    def _agree(self, partial: Path) -> None:
+        """Go on only if no rank failed since the last call. Otherwise what was written is removed, and on all ranks RunError or, where the
+        run may go on without this checkpoint, _NotSaved is raised."""
         failure, self._failure = self._failure, None
         problems = [text for text in self._ranks.gather(failure and f"{self._ranks.name}: {failure}") if text]
         if not problems:
-            return True
+            return
         if self._storage.is_first:
             shutil.rmtree(partial, ignore_errors=True)
         message = f"{partial.with_suffix('')} could not be written ({problems[0]}); {self.good.path} is the last good checkpoint"
@@ -166,7 +176,7 @@ class Saver:
         if self._needed or self._recipe.on_save_failure == "stop":
             raise RunError(message)
         self._say(f"WARNING: {message}; going on")
-        return False
+        raise _NotSaved
 
     def _kept(self) -> set[int]:
         ends, total = {0}, 0

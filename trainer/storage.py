@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from data_tools import lock
 from data_tools.errors import UserError
@@ -24,6 +24,15 @@ PIECE = 1 << 24
 def nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+
+
+class _Newest(NamedTuple):
+    """The newest good checkpoint of a file system, by what must be the same on all: state.json has a loss that may differ in rounding
+    between hosts."""
+
+    step: int
+    """-1: none."""
+    files: dict[str, Any]
 
 
 class Storage:
@@ -73,38 +82,43 @@ class Storage:
         """
         if not self.separate:
             return
-        found, problem = None, None
-        try:
-            if self.is_first and self._run.is_dir():
-                lock.hold(self._run)
-                found, _ = newest(self._run)
-                if found:
-                    check(found)
-        except UserError as error:
-            problem = f"{self._ranks.name}: {error}"
-        # state.json has a loss that hosts may round otherwise; what it describes must be the same
-        files = {name: info for name, info in found.files.items() if name != "state.json"} if found else {}
-        answers = self._ranks.gather((problem, found.state["step"] if found else -1, files))
-        problem = next((text for text, _, _ in answers if text), None)
-        if problem:
-            raise UserError(problem)
-        step = max(step for _, step, _ in answers)
-        source = next(rank for rank, (_, theirs, _) in enumerate(answers) if theirs == step)
-        wanted = answers[source][1:]
-        if step < 0 or all(answers[first][1:] == wanted for first in self._first):
+        here, problem = self._newest_here(check)
+        answers, problems = zip(*self._ranks.gather((here, problem)), strict=True)
+        if any(problems):
+            raise UserError(next(filter(None, problems)))
+        best = max(answers, key=lambda answer: answer.step)
+        source = answers.index(best)
+        if best.step < 0 or all(answers[first] == best for first in self._first):
             return
-        lacking = self.is_first and answers[self._ranks.rank][1:] != wanted
-        if lacking and answers[self._ranks.rank][1] == step:  # both hosts went on alone
-            print(f"WARNING: {self._ranks.name}: its step {step} is of another history; that of rank {source} takes its place", flush=True)
-        partial = self._run / "checkpoints" / f"step-{step}.partial"
+        lacking = self.is_first and here != best
+        if lacking and here.step == best.step:  # both hosts went on alone
+            print(
+                f"WARNING: {self._ranks.name}: its step {best.step} is of another history; that of rank {source} takes its place",
+                flush=True,
+            )
+        partial = self._run / "checkpoints" / f"step-{best.step}.partial"
         final = partial.with_suffix("")
-        self._send(source, final, [*sorted(wanted[1]), "state.json", "complete.json"], partial if lacking else None)
+        self._send(source, final, [*sorted(best.files), "state.json", "complete.json"], partial if lacking else None)
         if lacking:
             shutil.rmtree(final, ignore_errors=True)  # this file system's own, damaged: what is good elsewhere takes its place
             partial.rename(final)
             flush(final.parent)
             lock.hold(self._run)
         self._send(source, self._run, ["recipe.yaml", "metrics.jsonl"], self._run if lacking else None)
+
+    def _newest_here(self, check: Callable[[Checkpoint], None]) -> tuple[_Newest, str | None]:
+        """Of this rank's file system, once on each; and what stands against going on here."""
+        try:
+            if self.is_first and self._run.is_dir():
+                lock.hold(self._run)
+                found, _ = newest(self._run)
+                if found:
+                    check(found)
+                    files = {name: info for name, info in found.files.items() if name != "state.json"}
+                    return _Newest(found.state["step"], files), None
+        except UserError as error:
+            return _Newest(-1, {}), f"{self._ranks.name}: {error}"
+        return _Newest(-1, {}), None
 
     def spread(self, source: int, folder: Path, names: Iterable[str]) -> None:
         """Bring files of `folder` at rank `source` to that folder on every other file system. Collective.

@@ -23,7 +23,7 @@ from data_tools.packages import locate_model
 from trainer.architecture import Architecture, architecture_of
 from trainer.embedding_init import initial_embeddings, read_lexicon, sample_of
 from trainer.mlm import tie_output_bias
-from trainer.recipe import Recipe, Surgery
+from trainer.recipe import Recipe, Surgery, num_itl
 
 FITTED_TOKENS, FITTED_LENGTH = 4096, 64
 """Of the corpus, by which a near-identity layer is fitted, and of a block of them."""
@@ -215,13 +215,14 @@ def _pass_through(base: Any, layer: int, tokens: torch.Tensor, unit_scale: bool)
 
 
 def _itl_layers(itl: str, num_layers: int) -> list[int]:
-    return [0] * (itl in ("both", "input")) + [num_layers - 1] * (itl in ("both", "output"))
+    before, after = num_itl(itl)
+    return [0] * before + [num_layers - 1] * after
 
 
 def _copy_encoder(new: dict[str, nn.Parameter], seed: Seed, settings: Surgery, first: int, old_first: int) -> None:
     """Everything but the word embeddings and the output layer: layers move up by one when an ITL stands before them, position rows
     move with the pad id."""
-    architecture, offset = seed.architecture, int(settings.itl in ("both", "input"))
+    architecture, offset = seed.architecture, num_itl(settings.itl)[0]
     for name, value in seed.weights.items():
         layer = architecture.layer_of(name)
         if layer is not None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT, SIGTERM
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -35,14 +35,16 @@ from trainer import cpu_kernels, lifeline, run_folder, surgery
 from trainer import engine as engines
 from trainer.blocks import Blocks, MaskedBatch, open_blocks, samples_of
 from trainer.checkpoint import Checkpoint
-from trainer.engine import DeepSpeedConfig, StageEngine
+from trainer.ds_config import DeepSpeedConfig
+from trainer.engine import StageEngine
 from trainer.export import export
 from trainer.flops import peak_flops
 from trainer.installation import digest_of, installed
-from trainer.journal import Journal, perplexity, read_rows
+from trainer.journal import Journal, perplexity
 from trainer.launcher import check_launch
 from trainer.masking import dropout_seed
 from trainer.memory import keep_freed_memory
+from trainer.metrics_log import read_rows
 from trainer.mlm import MaskedLanguageModel
 from trainer.plan import Plan, begun_config
 from trainer.ranks import RankParser, Ranks, Stopped, StopRequest, run_on_ranks, set_environment
@@ -54,7 +56,7 @@ from trainer.storage import Storage
 from trainer.watchdog import Watchdog
 
 CHECKED_BLOCKS = 16
-"""Of `forward_check`: their loss in bf16 by two kernels that are both right differs by up to 1e-3 (of 4 blocks by 1.8e-3)."""
+"""Validation blocks that `forward_check` scores. In bf16 two correct kernels differ by up to 1e-3 on so many (1.8e-3 on 4)."""
 
 
 def main() -> None:
@@ -77,9 +79,12 @@ def main() -> None:
     if arguments.dry_run:
         ranks.on_main(lambda: check_start(run, arguments.resume, arguments.init_from))
         if ranks.is_main:
-            whole = config.sums_gradients(ranks.device, run.accumulation)
-            place = ranks.world_size, ranks.device, config.dtype, run.accumulation, config.micro_batch, whole
-            print(run.plan.describe(run.train_blocks.num_blocks, *place, run.peak), flush=True)
+            plan = run.plan.describe(
+                num_blocks=run.train_blocks.num_blocks, world_size=ranks.world_size, device=ranks.device, dtype=config.dtype,
+                accumulation=run.accumulation, micro_batch=config.micro_batch,
+                whole_gradient=config.sums_gradients(ranks.device, run.accumulation), peak=run.peak,
+            )  # fmt: skip
+            print(plan, flush=True)
         return
     checkpoint = first_checkpoint(run, ranks, arguments.resume, arguments.init_from)
     post_train(run, ranks, checkpoint)
@@ -223,8 +228,8 @@ def post_train(run: Run, ranks: Ranks, checkpoint: Checkpoint) -> None:
     saver.finish()
     watchdog.close()
     journal.catch_up()
-    if ranks.is_main and not (already_done and (exported / "config.json").is_file()):  # what has been edited there since stays
-        # none where only the checkpoints were kept
+    if ranks.is_main and not (already_done and (exported / "config.json").is_file()):  # keeps edits made to a finished export
+        # no row where only the checkpoints were kept
         validations = [row for row in read_rows(run.folder / "metrics.jsonl") if "valid_loss" in row]
         scores = {key: validations[-1][key] for key in ("valid_loss", "valid_perplexity")} if validations else {}
         export(saver.last, run.corpus, exported, scores)
@@ -260,12 +265,7 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
         if saved:
             saver.finish()
         if signal:
-            if saver.last.state["step"] != state.step:  # batches skipped since are drawn, and skipped, again
-                saver.save(state, engine, forward_check(run, engine.evaluate, engine.device), needed=True)
-            saver.finish()
-            journal.say(f"asked to stop: step {saver.good.state['step']} is saved; the same command goes on from there")
-            journal.close()
-            raise Stopped(signal)
+            end_on_signal(signal, run, journal, state, saver, engine)
         rate = learning_rate(stage, state.step - stage_start)
         engine.set_learning_rate(rate)
         loss_sum = train_step(run, ranks, engine, state.batch, batches, num_selected)
@@ -273,13 +273,7 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
         state.tokens += run.tokens_per_step
         if engine.skipped:
             skipped += 1
-            first = (state.batch - 1) * recipe.global_batch_size
-            where = f"step {state.step + 1} of stage {stage.name}, samples {first} to {first + recipe.global_batch_size - 1}"
-            journal.say(f"{where}: a gradient was not finite; skipped ({skipped} in a row)")
-            if skipped == recipe.max_skipped:
-                raise RunError(
-                    f"{where}: {skipped} steps in a row had a gradient that was not finite; {saver.good.path} is the last good checkpoint"
-                )
+            tell_skipped(skipped, run, journal, state, saver)
             continue
         skipped = 0
         state.step += 1
@@ -303,6 +297,28 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
             saver.save(state, engine, forward_check(run, engine.evaluate, engine.device), needed=done)
             speed.restart()
     engine.close()
+
+
+def end_on_signal(signal: int, run: Run, journal: Journal, state: TrainState, saver: Saver, engine: StageEngine) -> NoReturn:
+    """Save what was done, and raise Stopped."""
+    if saver.last.state["step"] != state.step:  # batches skipped since are drawn, and skipped, again
+        saver.save(state, engine, forward_check(run, engine.evaluate, engine.device), needed=True)
+    saver.finish()
+    journal.say(f"asked to stop: step {saver.good.state['step']} is saved; the same command goes on from there")
+    journal.close()
+    raise Stopped(signal)
+
+
+def tell_skipped(in_a_row: int, run: Run, journal: Journal, state: TrainState, saver: Saver) -> None:
+    """The last batch's gradient was not finite. Raises RunError when that is `max_skipped` times in a row."""
+    recipe, first = run.recipe, (state.batch - 1) * run.recipe.global_batch_size
+    stage = recipe.stages[recipe.stage_at(state.step)[0]].name
+    where = f"step {state.step + 1} of stage {stage}, samples {first} to {first + recipe.global_batch_size - 1}"
+    journal.say(f"{where}: a gradient was not finite; skipped ({in_a_row} in a row)")
+    if in_a_row == recipe.max_skipped:
+        raise RunError(
+            f"{where}: {in_a_row} steps in a row had a gradient that was not finite; {saver.good.path} is the last good checkpoint"
+        )
 
 
 def draw(run: Run, ranks: Ranks, batch_number: int, stop: StopRequest, saver: Saver) -> tuple[list[MaskedBatch], float, int, bool]:
@@ -343,14 +359,12 @@ def validate(run: Run, ranks: Ranks, engine: StageEngine) -> dict[str, float]:
     return {"valid_loss": total / selected, "valid_perplexity": perplexity(total / selected)}
 
 
-def forward_check(
-    run: Run, loss: Callable[[MaskedBatch], torch.Tensor], device: torch.device, num_blocks: int = CHECKED_BLOCKS
-) -> dict[str, Any]:
+def forward_check(run: Run, loss: Callable[[MaskedBatch], torch.Tensor], device: torch.device) -> dict[str, Any]:
     """What a model makes of the first validation blocks: kept with its weights, to know them by when they are loaded."""
-    blocks = np.arange(min(num_blocks, run.valid_blocks.num_blocks))
+    blocks = np.arange(min(CHECKED_BLOCKS, run.valid_blocks.num_blocks))
     with torch.no_grad():
         loss_sum = float(loss(run.valid_blocks.validation(blocks)))
-    found = {"loss_sum": loss_sum, "dtype": str(run.config.dtype), "device": device.type, "blocks": num_blocks}
+    found = {"loss_sum": loss_sum, "dtype": str(run.config.dtype), "device": device.type}
     return found if np.isfinite(loss_sum) else {}
 
 
@@ -359,9 +373,9 @@ def check_forward(run: Run, ranks: Ranks, engine: StageEngine, checkpoint: Check
     before = checkpoint.state["forward"]
     if not before:  # another run's weights
         return
-    now = forward_check(run, engine.evaluate, engine.device, before.get("blocks", 4))  # a checkpoint of before says no number
+    now = forward_check(run, engine.evaluate, engine.device)
     rounding = 1e-5 if {before["dtype"], now.get("dtype")} == {"torch.float32"} else 2e-3  # another machine adds in another order
-    if before.get("device", engine.device.type) != engine.device.type:  # what surgery made is computed on the CPU; not run on a GPU
+    if before["device"] != engine.device.type:  # what surgery made is computed on the CPU; not run on a GPU
         rounding *= 5
     close = abs(now.get("loss_sum", np.inf) - before["loss_sum"]) <= rounding * abs(before["loss_sum"])
     if ranks.sum(float(not close))[0]:

@@ -14,7 +14,7 @@ from tests.cluster import faults
 from tests.cluster.lab import ROOT, Lab, missing
 from tests.cluster.tiny_run import arguments, launch, make_inputs, messages, rows
 from trainer.checkpoint import newest
-from trainer.journal import read_rows
+from trainer.metrics_log import read_rows
 
 LACKING = missing()
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(LACKING), reason=f"no lab on this machine: it lacks {LACKING}")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.cluster.lab import Host
 from tests.tiny import make_corpus, make_seed, write_recipe
-from trainer.journal import read_rows
+from trainer.metrics_log import read_rows
 
 DEEPSPEED = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": 2, "reduce_bucket_size": 100000}}
 EXACT = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")

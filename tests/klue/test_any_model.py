@@ -35,8 +35,8 @@ from trainer import finetune
 from trainer.classifier import encode_rows, load_classifier, new_classifier, predict_probabilities, quiet_transformers
 from trainer.evaluation import evaluate
 from trainer.finetune import train
-from trainer.journal import read_rows
 from trainer.markers import EncodedRelations, marker_tokens
+from trainer.metrics_log import read_rows
 from trainer.relations import read_relations
 from trainer.settings import Settings
 

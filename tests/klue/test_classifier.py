@@ -11,8 +11,8 @@ from tests.klue.invented import settings
 from trainer.classifier import length_limit, load_classifier, new_classifier, padded_batch, predict_probabilities
 from trainer.evaluation import evaluate
 from trainer.finetune import train
-from trainer.journal import read_rows
 from trainer.markers import EncodedRelations
+from trainer.metrics_log import read_rows
 from trainer.relations import LABELS
 
 

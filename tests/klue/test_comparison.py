@@ -10,7 +10,7 @@ from data_tools.errors import UserError
 from tests.klue.invented import copied, invented_rows
 from trainer.comparison import compare, named_models
 from trainer.evaluation import evaluate
-from trainer.journal import read_rows
+from trainer.metrics_log import read_rows
 
 
 def test_comparison_makes_a_table_and_goes_on(work, tmp_path):

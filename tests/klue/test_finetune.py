@@ -20,10 +20,11 @@ from tests.klue.invented import REPOSITORY, copied, invented_rows, settings
 from trainer import finetune
 from trainer.classifier import load_classifier, new_classifier, padded_batch, predict_probabilities
 from trainer.evaluation import evaluate
-from trainer.finetune import epoch_batches, learning_rate, split_hold_out, train
-from trainer.journal import read_rows
+from trainer.finetune import epoch_batches, split_hold_out, train
 from trainer.markers import EncodedRelations
+from trainer.metrics_log import read_rows
 from trainer.relations import LABELS, read_relations
+from trainer.schedule import linear_with_warmup
 from trainer.scores import score_relations
 from trainer.settings import check_output
 
@@ -231,7 +232,7 @@ def test_an_update_is_adamw_with_dropout_at_the_scheduled_rate(work, tmp_path, m
 
     monkeypatch.setattr(finetune, "_update", updated)
     train(settings(work, tmp_path / "D", epochs=2, warmup=0.25))
-    assert [step["lr"] for step in seen] == [finetune.learning_rate(1e-2, step, 24, 0.25) for step in range(24)]
+    assert [step["lr"] for step in seen] == [linear_with_warmup(1e-2, step, 6, 24) for step in range(24)]
     assert len({step["lr"] for step in seen}) > 12 and all(step["dropping"] and step["moved"] and step["rows"] == 8 for step in seen)
     # KLUE's own fine-tuning: no weight decay, eps 1e-8
     assert {(step["weight_decay"], step["betas"], step["eps"]) for step in seen} == {(0.0, (0.9, 0.999), 1e-8)}
@@ -349,9 +350,9 @@ def test_batches_cover_every_row_once_and_group_lengths():
 
 
 def test_learning_rate_by_hand():
-    rates = [learning_rate(1.0, step, 20, 0.1) for step in range(20)]
+    rates = [linear_with_warmup(1.0, step, 2, 20) for step in range(20)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0]) and rates[-1] == pytest.approx(1 / 18) and max(rates) == rates[2]
-    assert [learning_rate(1.0, step, 4, 0.0) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [linear_with_warmup(1.0, step, 0, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_diverging_loss_is_told(work, tmp_path, monkeypatch):
