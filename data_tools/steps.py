@@ -7,13 +7,13 @@ python -m data_tools.prepare --input sentences.txt --splitter lines --tokenizer 
 
 import argparse
 import os
-import shutil
 import signal
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from data_tools.aside import replacing
 from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences, tell_found
 from data_tools.errors import UserError, run_command
 from data_tools.options import add_input, add_seed, add_sentences, add_vocabulary, check_values, fill_vocabulary, new_parser
@@ -39,19 +39,13 @@ def write_sentences(options: argparse.Namespace) -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".work-") as folder:
         spool = collect(options, Path(folder))
-        aside = Path(folder) / "output"  # a name of its own: the work in that folder has files, too
-        with open(aside, "w", encoding="utf-8") as output:
+        with replacing(options.output) as path, open(path, "w", encoding="utf-8") as output:
             for offset, documents in spool.blocks():
                 sentences = iter(spool.read(offset, documents))
                 for count in spool.num_sentences[documents].tolist():
                     if count:
                         output.writelines(f"{next(sentences)}\n" for _ in range(count))
                         output.write("\n")
-        if options.output.exists() and not options.output.is_file():  # /dev/stdout, a pipe
-            with open(aside, "rb") as found, open(options.output, "wb") as output:
-                shutil.copyfileobj(found, output)
-        else:
-            os.replace(aside, options.output.resolve())
     print(options.output)
 
 
