@@ -10,6 +10,7 @@ import argparse
 import shutil
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from data_tools.collecting import describe_sentences, list_inputs, sample_senten
 from data_tools.digest import sha256_of
 from data_tools.encoding import Block, encode_block
 from data_tools.errors import UserError, run_command
-from data_tools.mmididx import IndexedDatasetWriter
+from data_tools.mmididx import write_dataset
 from data_tools.options import (
     VOCABULARY_DEFAULTS,
     add_input,
@@ -195,31 +196,26 @@ def encode_splits(options: argparse.Namespace, spool: Spool, splits: np.ndarray)
     tokenizer_dir = options.output_dir / corpora.TOKENIZER_NAME
     vocab_size = load_processor(tokenizer_dir).vocab_size()
     dtype = np.int32 if options.token_dtype == "int32" or vocab_size > 65536 else np.uint16
-    writers = {name: IndexedDatasetWriter(options.output_dir / name, dtype) for name in SPLIT_CODES}
-    counts = {name: Counter(documents=0, sentences=0, tokens=0, characters=0, unknown=0, empty=0) for name in SPLIT_CODES}
+    counts = {code: Counter(documents=0, sentences=0, tokens=0, characters=0, unknown=0, empty=0) for code in SPLIT_CODES.values()}
     tasks = (
         Block(
             spool.path, offset, int(spool.num_bytes[run].sum()), spool.kept_lines(run), spool.num_sentences[run], splits[run], tokenizer_dir
         )
         for offset, run in spool.blocks()
     )
-    try:
-        with tqdm(total=int(spool.num_sentences.sum()), unit=" sentences", desc="tokens", disable=not sys.stderr.isatty()) as progress:
-            for parts in ordered_map(encode_block, tasks, options.workers):
-                for name, code in SPLIT_CODES.items():
-                    if code in parts:
-                        part = parts[code]
-                        writers[name].add_documents(part.ids, part.sizes, part.items_per_document)
-                        counts[name].update(documents=len(part.items_per_document), sentences=len(part.sizes), tokens=len(part.ids))
-                        counts[name].update(characters=part.num_characters, unknown=part.num_unknown, empty=part.num_empty)
-                        progress.update(len(part.sizes))
-        for writer in writers.values():
-            writer.close()
-    except BaseException:
-        for writer in writers.values():
-            writer.abandon()
-        raise
-    return {"vocab_size": vocab_size, "token_dtype": np.dtype(dtype).name, "splits": {name: dict(count) for name, count in counts.items()}}
+    with ExitStack() as stack:
+        writers = {code: stack.enter_context(write_dataset(options.output_dir / name, dtype)) for name, code in SPLIT_CODES.items()}
+        progress = stack.enter_context(
+            tqdm(total=int(spool.num_sentences.sum()), unit=" sentences", desc="tokens", disable=not sys.stderr.isatty())
+        )
+        for parts in ordered_map(encode_block, tasks, options.workers):
+            for code, part in parts.items():
+                writers[code].add_documents(part.ids, part.sizes, part.items_per_document)
+                counts[code].update(documents=len(part.items_per_document), sentences=len(part.sizes), tokens=len(part.ids))
+                counts[code].update(characters=part.num_characters, unknown=part.num_unknown, empty=part.num_empty)
+                progress.update(len(part.sizes))
+    splits_facts = {name: dict(counts[code]) for name, code in SPLIT_CODES.items()}
+    return {"vocab_size": vocab_size, "token_dtype": np.dtype(dtype).name, "splits": splits_facts}
 
 
 def write_manifest(output_dir: Path, settings: dict[str, Any], facts: dict[str, Any]) -> None:
