@@ -7,6 +7,7 @@ that is opened and never closed costs the rest of its line, never the rest of th
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
 from typing import NamedTuple
@@ -186,60 +187,87 @@ class _Open(NamedTuple):
     braces: int = 0  # of a template; of a link, whether its target holds one
 
 
+class _Stack:
+    """What is open, innermost last, and how many of each kind."""
+
+    def __init__(self) -> None:
+        self.items: list[_Open] = []
+        self.count: Counter[str] = Counter()
+
+    def push(self, item: _Open) -> None:
+        self.items.append(item)
+        self.count[item.kind] += 1
+
+    def pop(self) -> _Open:
+        item = self.items.pop()
+        self.count[item.kind] -= 1
+        return item
+
+    def top_is(self, *kinds: str) -> bool:
+        return bool(self.items) and self.items[-1].kind in kinds
+
+
 def _cut_nesting(text: str, namespaces: Namespaces) -> str:
     """Without templates, HTML tables and links to files and categories; of other links, only their labels."""
-    stack: list[_Open] = []
+    stack = _Stack()
     cuts: list[tuple[int, int]] = []
     unclosed: list[_Open] = []
-    num_open = {"{{": 0, "<table": 0, "[[": 0, "[[File": 0}
     for token in _NESTING.finditer(text):
-        first, start, end = token[0][0], token.start(), token.end()
-        if first == "[":
-            stack.append(_open_link(text, start, namespaces))
-            num_open[stack[-1].kind] += 1
-        elif first == "{":
-            stack.append(_Open("{{", start, end, end - start))
-            num_open["{{"] += 1
-        elif first == "<" and text[start + 1] != "/":
-            stack.append(_Open("<table", start, end))
-            num_open["<table"] += 1
-        elif first == "\n":  # a label ends with its line, a file's caption with its paragraph
-            blank = text.startswith("\n", end)
-            while stack and (stack[-1].kind == "[[" or (blank and stack[-1].kind == "[[File")):
+        mark, start, end = token[0], token.start(), token.end()
+        if mark == "[[":
+            stack.push(_open_link(text, start, namespaces))
+        elif mark[0] == "{":
+            stack.push(_Open("{{", start, end, end - start))
+        elif mark[0] == "<" and mark[1] != "/":
+            stack.push(_Open("<table", start, end))
+        elif mark == "\n":  # a label ends with its line, a file's caption with its paragraph
+            ended = ("[[", "[[File") if text.startswith("\n", end) else ("[[",)
+            while stack.top_is(*ended):
                 unclosed.append(stack.pop())
-                num_open[unclosed[-1].kind] -= 1
-        elif first == "]":
-            if end - start > 2 and stack and "[" in text[max(stack[-1].inside, start - 500) : start].rpartition("]")[2]:
-                start += 1  # the first ends an external link within: [[File:a.jpg|[http://b c]]]
-            while end - start >= 2 and stack and stack[-1].kind.startswith("[["):
-                link = stack.pop()
-                num_open[link.kind] -= 1
-                start += 2
-                if link.kind == "[[File":
-                    cuts.append((link.start, start))
-                else:
-                    inside = _label_start(text, link.inside, start - 2, cuts) if link.braces else link.inside
-                    cuts += [(link.start, inside), (start - 2, start)]
-        elif first == "<":
-            if num_open["<table"]:
-                while stack[-1].kind.startswith("[["):
-                    num_open[stack.pop().kind] -= 1
-                if stack[-1].kind == "<table":
-                    num_open["<table"] -= 1
-                    cuts.append((stack.pop().start, end))
+        elif mark[0] == "]":
+            _close_links(text, start, end, stack, cuts)
+        elif mark[0] == "<":
+            _close_table(end, stack, cuts)
         else:
-            while end - start >= 2 and num_open["{{"]:
-                while stack[-1].kind != "{{":
-                    num_open[stack.pop().kind] -= 1
-                template = stack.pop()
-                matched = min(template.braces, end - start, 3)
-                start += matched
-                if template.braces - matched >= 2:  # {{{{a}} b}}: the outer ones are still open
-                    stack.append(template._replace(braces=template.braces - matched))
-                else:
-                    num_open["{{"] -= 1
-                    cuts.append((template.start, start))
-    return _without(text, cuts, unclosed + stack)
+            _close_templates(start, end, stack, cuts)
+    return _without(text, cuts, unclosed + stack.items)
+
+
+def _close_links(text: str, start: int, end: int, stack: _Stack, cuts: list[tuple[int, int]]) -> None:
+    """End links at the closing brackets text[start:end]."""
+    if end - start > 2 and stack.items and "[" in text[max(stack.items[-1].inside, start - 500) : start].rpartition("]")[2]:
+        start += 1  # the first ends an external link within: [[File:a.jpg|[http://b c]]]
+    while end - start >= 2 and stack.top_is("[[", "[[File"):
+        link = stack.pop()
+        start += 2
+        if link.kind == "[[File":
+            cuts.append((link.start, start))
+        else:
+            inside = _label_start(text, link.inside, start - 2, cuts) if link.braces else link.inside
+            cuts += [(link.start, inside), (start - 2, start)]
+
+
+def _close_table(end: int, stack: _Stack, cuts: list[tuple[int, int]]) -> None:
+    """End a table at the tag that ends before `end`; links that are open in it are given up."""
+    if stack.count["<table"]:
+        while stack.top_is("[[", "[[File"):
+            stack.pop()
+        if stack.top_is("<table"):
+            cuts.append((stack.pop().start, end))
+
+
+def _close_templates(start: int, end: int, stack: _Stack, cuts: list[tuple[int, int]]) -> None:
+    """End templates at the closing braces text[start:end]; whatever is open in them is given up."""
+    while end - start >= 2 and stack.count["{{"]:
+        while not stack.top_is("{{"):
+            stack.pop()
+        template = stack.pop()
+        matched = min(template.braces, end - start, 3)
+        start += matched
+        if template.braces - matched >= 2:  # {{{{a}} b}}: the outer ones are still open
+            stack.push(template._replace(braces=template.braces - matched))
+        else:
+            cuts.append((template.start, start))
 
 
 def _open_link(text: str, start: int, namespaces: Namespaces) -> _Open:
