@@ -12,11 +12,10 @@ import numpy as np
 
 from data_tools.compression import DAMAGES, open_decompressed
 from data_tools.errors import UserError
-from data_tools.filters import content_key
+from data_tools.filters import content_key, letters_and_digits
 
 LEAST_LETTERS = 10  # a shorter text ("그는 배우이다.") says nothing about an example and stands in many articles
 _JSON = re.compile(r'\s*(\[\s*(\[\s*[\[{"\d]|[{"])|\{\s*")')  # not the wiki link that a text may begin with
-_NO_WORD = re.compile(r"[\W_]+")
 
 
 def read_exclusions(files: list[Path], split: Callable[[str], list[str]]) -> np.ndarray:
@@ -30,7 +29,7 @@ def read_exclusions(files: list[Path], split: Callable[[str], list[str]]) -> np.
         found = 0
         for text in _texts(file):
             for part in {text, *split(text)}:
-                if len(_NO_WORD.sub("", part)) >= LEAST_LETTERS:
+                if len(letters_and_digits(part)) >= LEAST_LETTERS:
                     keys.add(content_key(part))
                     found += 1
         if not found:

@@ -53,10 +53,15 @@ class SentenceFilter:
         return None
 
 
+def letters_and_digits(text: str) -> str:
+    """A text's letters and digits alone."""
+    return _NO_WORD.sub("", text)
+
+
 def content_key(text: str) -> int:
     """XXH3-64 of the letters and digits alone, after NFKC and case folding: the same for a sentence with other spaces or punctuation, or
     with the numbers of notes at its end."""
-    plain = _NO_WORD.sub("", _NOTES.sub("", unicodedata.normalize("NFKC", text).casefold()))
+    plain = letters_and_digits(_NOTES.sub("", unicodedata.normalize("NFKC", text).casefold()))
     return xxhash.xxh3_64_intdigest(plain.encode("utf-8", "replace"))
 
 

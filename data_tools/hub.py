@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.digest import sha256_of
-from data_tools.errors import UserError
+from data_tools.errors import UserError, first_line
 from data_tools.sources import Document
 
 PREFIX = "hf:"
@@ -20,7 +20,7 @@ def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
     """
     import datasets  # slow to import
 
-    dataset, _, config = name.removeprefix(PREFIX).partition(":")
+    dataset, config = _parse(name)
     try:
         rows = datasets.load_dataset(dataset, config or None, split="train", streaming=True)
         for row in rows:
@@ -35,14 +35,14 @@ def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
         raise
     except Exception as error:  # the library raises its own, the hub's, pyarrow's and the network's
         raise UserError(
-            f"--input {name}: `datasets` cannot read it ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            f"--input {name}: `datasets` cannot read it ({type(error).__name__}: {first_line(error)}); "
             "expected hf:DATASET[:CONFIG], a hub id or a local folder."
         ) from error
 
 
 def local_content(name: str) -> dict[str, str]:
     """What tells one state of a local dataset folder from another; nothing of a dataset on the hub, which is known by its name only."""
-    folder = Path(dataset_of(name))
+    folder = Path(_parse(name)[0])
     if not folder.is_dir():
         return {}
     digest = hashlib.sha256()
@@ -51,13 +51,13 @@ def local_content(name: str) -> dict[str, str]:
     return {"sha256": digest.hexdigest()}
 
 
-def dataset_of(name: str) -> str:
-    """DATASET of hf:DATASET[:CONFIG]. Raises UserError when it is empty."""
-    dataset = name.removeprefix(PREFIX).partition(":")[0]
+def _parse(name: str) -> tuple[str, str]:
+    """DATASET and CONFIG of hf:DATASET[:CONFIG]. Raises UserError when DATASET is empty."""
+    dataset, _, config = name.removeprefix(PREFIX).partition(":")
     if not dataset:
         raise UserError(f"--input {name}: expected hf:DATASET[:CONFIG], found no name; check the variable it came from.")
-    return dataset
+    return dataset, config
 
 
-def is_dataset(name: str | Path) -> bool:
-    return str(name).startswith(PREFIX)
+def is_dataset(name: str) -> bool:
+    return name.startswith(PREFIX)

@@ -60,7 +60,7 @@ def main() -> None:
         prog="python -m data_tools.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
-    parser.add_argument("--samples", type=int, default=5, help="sentences shown of each split (default 5)")
+    parser.add_argument("--samples", type=int, default=5, help="sentences shown of each split (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     parser.add_argument("--seed-model", help="folder, hub id or package:NAME/PATH: its tokenizer on the same sentences")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead of the report")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.errors import UserError
-from data_tools.filters import SCRIPTS
+from data_tools.filters import SCRIPTS, SentenceFilter
 
 DEFAULT_VOCAB_SIZE = 32_000
 VOCABULARY_DEFAULTS = {"model_type": "unigram", "character_coverage": 0.9995, "byte_fallback": False}
@@ -51,8 +51,12 @@ def add_sentences(parser: argparse.ArgumentParser) -> None:
         default="rules",
         help="kiwi: slow, needs pip install -e '.[kiwi]'; lines: each line is a sentence already",
     )
-    group.add_argument("--min-characters", type=int, default=2, help="shorter sentences are left out (default 2)")
-    group.add_argument("--max-characters", type=int, default=4000, help="longer sentences are left out (default 4000)")
+    group.add_argument(
+        "--min-characters", type=int, default=SentenceFilter.min_characters, help="shorter sentences are left out (default %(default)s)"
+    )
+    group.add_argument(
+        "--max-characters", type=int, default=SentenceFilter.max_characters, help="longer sentences are left out (default %(default)s)"
+    )
     group.add_argument("--script", choices=sorted(SCRIPTS), help="sentences with less than half of their letters in it are left out")
     group.add_argument("--keep-duplicates", action="store_true", help="default: of equal sentences the first is kept")
     help_text = "KLUE JSON or text whose sentences are left out: evaluation data"
@@ -63,8 +67,9 @@ def add_vocabulary(parser: argparse.ArgumentParser) -> Any:
     """How a tokenizer is trained. Returns the group."""
     group = parser.add_argument_group("vocabulary")
     group.add_argument("--vocab-size", type=int, help=f"pieces, the 5 special tokens included (default {DEFAULT_VOCAB_SIZE})")
-    group.add_argument("--model-type", choices=("unigram", "bpe"), help="default unigram")
-    group.add_argument("--character-coverage", type=float, help="share of the characters that get a piece (default 0.9995)")
+    group.add_argument("--model-type", choices=("unigram", "bpe"), help=f"default {VOCABULARY_DEFAULTS['model_type']}")
+    coverage = VOCABULARY_DEFAULTS["character_coverage"]
+    group.add_argument("--character-coverage", type=float, help=f"share of the characters that get a piece (default {coverage})")
     group.add_argument("--byte-fallback", action="store_true", default=None, help="the other characters become UTF-8 bytes, not <unk>")
     return group
 

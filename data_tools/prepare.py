@@ -35,7 +35,7 @@ from data_tools.options import (
     fill_vocabulary,
     new_parser,
 )
-from data_tools.splits import TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
+from data_tools.splits import DEFAULT_SENTENCES, TEST, TRAIN, UNUSED, VALID, assign_documents, held_out_sizes
 from data_tools.spool import Spool
 from data_tools.vocabulary import FILES, MODEL_NAME, check_export, export_tokenizer, load_processor, train_vocabulary
 from data_tools.work import Work
@@ -56,8 +56,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     vocabulary.add_argument(
         "--tokenizer", type=Path, metavar="DIR", help="use this tokenizer folder, made by prepare, instead of training one"
     )
-    parser.add_argument("--valid-sentences", type=int, help="default 100000, less on small inputs")
-    parser.add_argument("--test-sentences", type=int, help="default 88000, less on small inputs")
+    for split, default in DEFAULT_SENTENCES.items():
+        parser.add_argument(f"--{split}-sentences", type=int, help=f"default {default}, less on small inputs")
     parser.add_argument("--max-train-sentences", type=int, help="default: all that are left")
     parser.add_argument(
         "--token-dtype",

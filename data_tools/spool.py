@@ -16,9 +16,10 @@ from data_tools.duplicates import first_occurrences
 from data_tools.filters import SentenceFilter
 from data_tools.sentences import make_splitter
 from data_tools.sources import Document
+from data_tools.vocabulary import INVISIBLE
 
 BLOCK_BYTES = 1 << 20
-_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]+")  # joiners and direction marks, too
+_INVISIBLE = re.compile(f"[{INVISIBLE}\u200c\u200d]+")  # joiners as well
 
 
 class SplitDocuments(NamedTuple):

@@ -50,9 +50,10 @@ SCORE_STEP = 1 / 64
 LONGEST_TRAINING_SENTENCE = 4192  # bytes; longer ones are left out of the training, not of the corpus
 # The sums of an E-step depend on how many threads share it, so that the number is fixed: the same model on every machine.
 TRAINING_THREADS = 4
+INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060\ufeff" + "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
+"""White space of no width, direction marks: characters that vanish. The joiners U+200C and U+200D are not among them."""
 
 _SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029\u2581"
-_INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060\ufeff" + "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
 _LEADING_JAMO, _VOWEL_JAMO, _TRAILING_JAMO = range(0x1100, 0x1113), range(0x1161, 0x1176), range(0x11A8, 0x11C3)
 _SYLLABLES_WITHOUT_TRAIL = range(0xAC00, 0xD7A4, 28)
 # Separators within the export's normalizer: noncharacters. A text that contains such a thing has it escaped meanwhile.
@@ -71,7 +72,7 @@ def character_rules() -> dict[str, str]:
             continue
         if character in _SPACES or category == "Zs":
             rules[character] = " "
-        elif category == "Cc" or character in _INVISIBLE:
+        elif category == "Cc" or character in INVISIBLE:
             rules[character] = ""
         elif not 0x3131 <= code_point <= 0x318E:
             rules[character] = unicodedata.normalize("NFKC", character)
@@ -115,9 +116,7 @@ def normalization_table() -> str:
     return "".join(f"{_hexadecimal(source)}\t{_hexadecimal(target)}\n" for source, target in sorted(rules.items()))
 
 
-def train_vocabulary(
-    sentences: Iterable[str], size: int, model_type: str = "unigram", character_coverage: float = 0.9995, byte_fallback: bool = False
-) -> bytes:
+def train_vocabulary(sentences: Iterable[str], size: int, model_type: str, character_coverage: float, byte_fallback: bool) -> bytes:
     """A SentencePiece model of `size` pieces, special tokens included. The same sentences give the same bytes.
 
     model_type: unigram or bpe. character_coverage: the share of the text's characters that get a piece. byte_fallback: the others become

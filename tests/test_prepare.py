@@ -336,7 +336,7 @@ def sentences():
         yield " ".join("".join(map(chr, random.choices(range(0xac00, 0xb400), k=random.randint(2, 8)))) for _ in range(12))
     print("now", flush=True)
 if __name__ == "__main__":
-    run_command(lambda: train_vocabulary(sentences(), 8000) and print("trained"))
+    run_command(lambda: train_vocabulary(sentences(), 8000, "unigram", 0.9995, False) and print("trained"))
 """
 
 
