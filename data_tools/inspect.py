@@ -21,11 +21,7 @@ def describe(findings: Findings) -> str:
         f"{corpus.path}: {corpus.vocab_size} pieces, {manifest['token_dtype']} tokens, fingerprint {corpus.fingerprint[:16]}",
         f"made from {len(manifest['settings']['inputs'])} file(s), {documents['found']} documents: "
         f"{documents['without_sentences']} without sentences, {documents['failed']} could not be parsed",
-        *(
-            ["sentences " + ", ".join(f"{reason} {count}" for reason, count in manifest["sentences"].items())]
-            if "sentences" in manifest
-            else []
-        ),
+        "sentences " + ", ".join(f"{reason} {count}" for reason, count in manifest["sentences"].items()),
         "",
         f"{'split':6} {'documents':>10} {'sentences':>11} {'tokens':>13} {'characters':>13} {'unknown':>8} {'bytes':>8}"
         "  tokens a sentence: 5 %, median, 95 %, longest",
