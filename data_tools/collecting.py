@@ -38,7 +38,7 @@ def list_inputs(names: list[str], besides: Path | None = None) -> list[Path | st
     inputs: list[Path | str] = []
     for name in names:
         if not name:  # of a variable that is not set; as a path it would be the folder we are in
-            raise UserError("--input '': expected a file or a directory, found an empty name; check the variable it came from.")
+            raise UserError("--input '': expected a file or a directory, found an empty name; check the variable it came from")
         inputs += [name] if is_dataset(name) else list_files([Path(name)], besides)
     first: dict[str, Path | str] = {}
     for given in inputs:
@@ -59,7 +59,7 @@ def describe_sentences(options: argparse.Namespace, inputs: list[Path | str]) ->
     ]
     for file in options.exclude:
         if not file.is_file():
-            raise UserError(f"--exclude {file}: expected a file of evaluation data, found none; check the path.")
+            raise UserError(f"--exclude {file}: expected a file of evaluation data, found none; check the path")
     excluded = [sha256_of(file) for file in options.exclude]
     return {name: getattr(options, name) for name in SETTINGS} | {"exclude": excluded, "inputs": described}
 
@@ -70,7 +70,7 @@ def tell_found(options: argparse.Namespace, num_inputs: int, spool: Spool, facts
     left_out = [f"{reason} {count:,}" for reason, count in counts.items() if reason != "found" and count]
     found = f"{counts['found']:,} sentences" + (f", left out of them: {', '.join(left_out)}" if left_out else "")
     if not spool.kept.any():
-        raise UserError(f"--input {' '.join(options.input)}: expected text, found {found} in {num_inputs} file(s).")
+        raise UserError(f"--input {' '.join(options.input)}: expected text, found {found} in {num_inputs} file(s)")
     print(found, flush=True)
     if options.exclude and not counts["excluded"]:
         print("notice: --exclude: none of its texts stands among the sentences; is it KLUE JSON, a table or plain text?", flush=True)

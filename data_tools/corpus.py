@@ -37,12 +37,12 @@ class Corpus:
         for name, expected in manifest["outputs"].items():
             file = path / name
             if not file.is_file():
-                raise UserError(f"{file}: expected by the corpus's {MANIFEST_NAME}, found no such file; prepare the corpus anew.")
+                raise UserError(f"{file}: expected by the corpus's {MANIFEST_NAME}, found no such file; prepare the corpus anew")
             found = file.stat().st_size
             if found != expected["bytes"]:
                 raise UserError(
                     f"{file}: expected {expected['bytes']} bytes by {MANIFEST_NAME}, found {found}: cut short or altered; "
-                    "prepare the corpus anew."
+                    "prepare the corpus anew"
                 )
         return corpus
 
@@ -55,7 +55,7 @@ class Corpus:
         """Read every file and compare its SHA-256 with the manifest. Raises UserError for the first that differs."""
         for name, expected in self.manifest["outputs"].items():
             if sha256_of(self.path / name) != expected["sha256"]:
-                raise UserError(f"{self.path / name}: its SHA-256 is not that of {MANIFEST_NAME}: altered; prepare the corpus anew.")
+                raise UserError(f"{self.path / name}: its SHA-256 is not that of {MANIFEST_NAME}: altered; prepare the corpus anew")
 
     def sample_digest(self) -> str:
         """Digest of pieces spread over every file, read in no time: tells a copy of other content from this one, if it differs in more than
@@ -98,9 +98,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         known = manifest["format_version"] == FORMAT_VERSION and fingerprint_of(manifest["outputs"]) == manifest["fingerprint"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: expected a corpus manifest, found something else ({error!r}); prepare the corpus anew.") from error
+        raise UserError(f"{file}: expected a corpus manifest, found something else ({error!r}); prepare the corpus anew") from error
     if not known:
-        raise UserError(f"{file}: expected format {FORMAT_VERSION} and a fingerprint that fits the outputs; prepare the corpus anew.")
+        raise UserError(f"{file}: expected format {FORMAT_VERSION} and a fingerprint that fits the outputs; prepare the corpus anew")
     return manifest
 
 

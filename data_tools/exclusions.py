@@ -33,7 +33,7 @@ def read_exclusions(files: list[Path], split: Callable[[str], list[str]]) -> np.
                     keys.add(content_key(part))
                     found += 1
         if not found:
-            raise UserError(f"--exclude {file}: expected KLUE JSON or plain text, found no text of {LEAST_LETTERS} letters; check it.")
+            raise UserError(f"--exclude {file}: expected KLUE JSON or plain text, found no text of {LEAST_LETTERS} letters; check it")
     return np.array(sorted(keys), dtype=np.uint64)
 
 
@@ -42,9 +42,9 @@ def _texts(file: Path) -> Iterator[str]:
         with open(file, "rb") as raw, open_decompressed(raw) as stream:
             content = stream.read().decode("utf-8-sig")
     except (OSError, *DAMAGES) as error:
-        raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file.") from None
+        raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file") from None
     except UnicodeDecodeError:
-        raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file.") from None
+        raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file") from None
     try:
         yield from _strings(json.loads(content))
         return
@@ -63,7 +63,7 @@ def _texts(file: Path) -> Iterator[str]:
                     yield from cells
                 return
             where = f"line {number}: {error}" if found else str(whole)
-            raise UserError(f"--exclude {file}: begins as JSON, but is neither JSON nor JSON lines ({where}); mend it.") from None
+            raise UserError(f"--exclude {file}: begins as JSON, but is neither JSON nor JSON lines ({where}); fix it") from None
     yield from _strings(found)
 
 

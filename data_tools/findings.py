@@ -117,4 +117,4 @@ def _load_tokenizer(model: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(locate_model(model), trust_remote_code=False)
     except Exception as error:  # what a damaged file makes of transformers is anyone's guess
-        raise UserError(f"--seed-model {model}: its tokenizer cannot be loaded ({first_line(error)}).") from error
+        raise UserError(f"--seed-model {model}: its tokenizer cannot be loaded ({first_line(error)})") from error

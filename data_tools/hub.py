@@ -28,7 +28,7 @@ def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
             if text is None:  # a row without text, as such data has them
                 text = ""
             if not isinstance(text, str):
-                raise UserError(f'--input {name}: expected a column "text" of strings, found the columns {", ".join(sorted(row))}.')
+                raise UserError(f'--input {name}: expected a column "text" of strings, found the columns {", ".join(sorted(row))}')
             digest.update(hashlib.sha256(text.encode("utf-8", "replace")).digest())
             yield Document(str(row.get("title", "")), text, False, start)
     except UserError:
@@ -36,7 +36,7 @@ def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
     except Exception as error:  # the library raises its own, the hub's, pyarrow's and the network's
         raise UserError(
             f"--input {name}: `datasets` cannot read it ({type(error).__name__}: {first_line(error)}); "
-            "expected hf:DATASET[:CONFIG], a hub id or a local folder."
+            "expected hf:DATASET[:CONFIG], a hub id or a local folder"
         ) from error
 
 
@@ -55,7 +55,7 @@ def _parse(name: str) -> tuple[str, str]:
     """DATASET and CONFIG of hf:DATASET[:CONFIG]. Raises UserError when DATASET is empty."""
     dataset, _, config = name.removeprefix(PREFIX).partition(":")
     if not dataset:
-        raise UserError(f"--input {name}: expected hf:DATASET[:CONFIG], found no name; check the variable it came from.")
+        raise UserError(f"--input {name}: expected hf:DATASET[:CONFIG], found no name; check the variable it came from")
     return dataset, config
 
 

@@ -104,14 +104,14 @@ class IndexedDataset:
         self.path = bin_path
         for path in (index_path, bin_path):
             if not path.is_file():
-                raise UserError(f"{path}: expected a file of an indexed dataset, found none; make the corpus with data_tools.prepare.")
+                raise UserError(f"{path}: expected a file of an indexed dataset, found none; make the corpus with data_tools.prepare")
         with open(index_path, "rb") as stream:
             header = stream.read(_HEADER.size)
         if len(header) < _HEADER.size or not header.startswith(MAGIC):
-            raise UserError(f"{index_path}: expected an MMIDIDX index, found another format; make the corpus anew.")
+            raise UserError(f"{index_path}: expected an MMIDIDX index, found another format; make the corpus anew")
         _, version, dtype_code, num_items, num_ends = _HEADER.unpack(header)
         if version != VERSION or dtype_code not in DTYPES:
-            raise UserError(f"{index_path}: expected MMIDIDX version 1 of an integer dtype, found {version}, dtype code {dtype_code}.")
+            raise UserError(f"{index_path}: expected MMIDIDX version 1 of an integer dtype, found {version}, dtype code {dtype_code}")
         _check_size(index_path, _HEADER.size + 12 * num_items + 8 * num_ends)
         self.sizes = _map(index_path, "<i4", _HEADER.size, num_items)
         self.offsets = _map(index_path, "<i8", _HEADER.size + 4 * num_items, num_items)
@@ -139,4 +139,4 @@ def _map(path: Path, dtype: str | np.dtype, offset: int, length: int) -> np.ndar
 def _check_size(path: Path, expected: int) -> None:
     found = path.stat().st_size
     if found != expected:
-        raise UserError(f"{path}: expected {expected} bytes, found {found}: the file is cut short or altered; make the corpus anew.")
+        raise UserError(f"{path}: expected {expected} bytes, found {found}: the file is cut short or altered; make the corpus anew")

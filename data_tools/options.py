@@ -85,13 +85,13 @@ def check_values(options: argparse.Namespace) -> None:
     """Raises UserError for a number out of range, and an output without a name."""
     for name in ("output", "output_dir"):
         if str(getattr(options, name, "x")) == ".":  # what "" becomes, of a variable that is not set; nobody's work is to lie beside it
-            raise UserError(f"--{name.replace('_', '-')}: expected the name of a place, found the folder where you are; name another.")
+            raise UserError(f"--{name.replace('_', '-')}: expected the name of a place, found the folder where you are; name another")
     for name, least in _LEAST.items():
         value = getattr(options, name, None)
         if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}.")
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
     if options.min_characters > options.max_characters:
-        raise UserError(f"--min-characters {options.min_characters}: expected at most --max-characters, {options.max_characters}.")
+        raise UserError(f"--min-characters {options.min_characters}: expected at most --max-characters, {options.max_characters}")
     coverage = getattr(options, "character_coverage", None)
     if coverage is not None and not 0.98 <= coverage <= 1:
-        raise UserError(f"--character-coverage {coverage}: expected 0.98 to 1.")
+        raise UserError(f"--character-coverage {coverage}: expected 0.98 to 1")

@@ -71,16 +71,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         if options.tokenizer.resolve().is_relative_to(options.output_dir.resolve()):
             raise UserError(
                 f"--tokenizer {options.tokenizer}: expected a folder outside --output-dir, found one inside; copy it, or leave the flag "
-                "out: the command that trained it goes on with it."
+                "out: the command that trained it goes on with it"
             )
         found = check_export(options.tokenizer).vocab_size()
         if options.vocab_size not in (None, found):
-            raise UserError(f"--vocab-size {options.vocab_size}: expected {found}, that of --tokenizer {options.tokenizer}; leave it out.")
+            raise UserError(f"--vocab-size {options.vocab_size}: expected {found}, that of --tokenizer {options.tokenizer}; leave it out")
         options.vocab_size = found
         for name in VOCABULARY_DEFAULTS:
             if getattr(options, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag}: expected none with --tokenizer {options.tokenizer}, which has been trained; leave it out.")
+                raise UserError(f"{flag}: expected none with --tokenizer {options.tokenizer}, which has been trained; leave it out")
     else:
         fill_vocabulary(options)
     return options
@@ -138,17 +138,17 @@ def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
     if not output_dir.exists():
         return False
     if not output_dir.is_dir():
-        raise UserError(f"--output-dir {output_dir}: expected a folder or nothing, found a file; give another name.")
+        raise UserError(f"--output-dir {output_dir}: expected a folder or nothing, found a file; give another name")
     if (output_dir / corpora.MANIFEST_NAME).exists():
         try:
             found = corpora.Corpus.open(output_dir).manifest["settings"]
         except UserError as error:
-            raise UserError(f"--output-dir {output_dir}: holds a corpus that cannot be used ({error}); delete that folder.") from None
+            raise UserError(f"--output-dir {output_dir}: holds a corpus that cannot be used ({error}); delete that folder") from None
         other = sorted(name for name in settings if found.get(name) != settings[name])
         if other:
             raise UserError(
                 f"--output-dir {output_dir}: holds a finished corpus that differs in {', '.join(other)}; "
-                "give another folder or delete that one."
+                "give another folder or delete that one"
             )
         return True
     found = {entry.name for entry in output_dir.iterdir()}
@@ -156,7 +156,7 @@ def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
     ours |= {f"{split}{end}{aside}" for split in corpora.SPLITS for end in (".bin", ".idx") for aside in ("", ".partial")}
     foreign = sorted(found - ours if WORK_NAME in found else found)  # others' corpora have such names, too: ours are from after .work
     if foreign:
-        raise UserError(f"--output-dir {output_dir}: expected an empty folder, found {foreign[0]}; give another folder.")
+        raise UserError(f"--output-dir {output_dir}: expected an empty folder, found {foreign[0]}; give another folder")
     return False
 
 

@@ -58,10 +58,10 @@ def list_files(paths: list[Path], besides: Path | None = None) -> list[Path]:
             if besides and besides.resolve().is_relative_to(path.resolve()):
                 found = [file for file in found if not file.resolve().is_relative_to(besides.resolve())]
             if not found:
-                raise UserError(f"--input {path}: expected text files, found a directory without files; name another.")
+                raise UserError(f"--input {path}: expected text files, found a directory without files; name another")
             files += sorted(found, key=lambda file: file.relative_to(path).as_posix())
         else:
-            raise UserError(f"--input {path}: expected a file or a directory, found nothing there; check the path.")
+            raise UserError(f"--input {path}: expected a file or a directory, found nothing there; check the path")
     return files
 
 
@@ -85,7 +85,7 @@ def _walk(path: Path) -> Iterator[Path]:
 
 def _is_there(file: Path) -> bool:
     if file.is_symlink() and not file.exists():
-        raise UserError(f"--input: {file} is a link to nothing; remove it, or mount what it points to.")
+        raise UserError(f"--input: {file} is a link to nothing; remove it, or mount what it points to")
     return file.is_file()
 
 
@@ -105,20 +105,18 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
             for document in _parse(stream, head, path):
                 yield document._replace(position=start + raw.tell())
         except DAMAGES as error:
-            raise UserError(
-                f"{path}: expected a whole compressed file, found it cut short or damaged ({error}); fetch it again."
-            ) from error
+            raise UserError(f"{path}: expected a whole compressed file, found it cut short or damaged ({error}); fetch it again") from error
         except UnicodeDecodeError as error:
             found = error.object[error.start]
             raise UserError(
-                f"{path}: expected UTF-8 text (or a MediaWiki dump), found the byte 0x{found:02x}; convert the file or leave it out."
+                f"{path}: expected UTF-8 text (or a MediaWiki dump), found the byte 0x{found:02x}; convert the file or leave it out"
             ) from error
         except ElementTree.ParseError as error:
-            raise UserError(f"{path}: expected well-formed XML to the end, found: {error}; the dump is cut short or damaged.") from error
+            raise UserError(f"{path}: expected well-formed XML to the end, found: {error}; the dump is cut short or damaged") from error
         except (ValueError, LookupError) as error:  # XML that declares an encoding the parser does not know
-            raise UserError(f"{path}: expected UTF-8 or UTF-16, found an encoding no one can read ({error}); convert the file.") from error
+            raise UserError(f"{path}: expected UTF-8 or UTF-16, found an encoding no one can read ({error}); convert the file") from error
         except OSError as error:  # bz2 reports damage so
-            raise UserError(f"{path}: cannot be read to the end: {error}; fetch it again or leave it out.") from error
+            raise UserError(f"{path}: cannot be read to the end: {error}; fetch it again or leave it out") from error
 
 
 def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Document]:
@@ -130,12 +128,12 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
     if re.match(r"\s*(<\?xml\b[^>]*>\s*)?(<!--(?:(?!-->).)*-->\s*)*<mediawiki\b", start, re.DOTALL):
         return _parse_mediawiki(stream)
     if "\0" in start:
-        raise UserError(f"{path}: expected text, found binary data (a zero byte near the start); leave the file out.")
+        raise UserError(f"{path}: expected text, found binary data (a zero byte near the start); leave the file out")
     if first_line.lstrip().startswith("<?xml"):
-        raise UserError(f"{path}: expected a MediaWiki dump, found XML of another kind; convert it to plain text or JSON lines.")
+        raise UserError(f"{path}: expected a MediaWiki dump, found XML of another kind; convert it to plain text or JSON lines")
     for kind, sign in _NO_PROSE.items():
         if sign.match(first_line.strip()):
-            raise UserError(f"{path}: expected prose, found {kind}; leave the file out, or convert it to plain text or JSON lines.")
+            raise UserError(f"{path}: expected prose, found {kind}; leave the file out, or convert it to plain text or JSON lines")
     lines = io.TextIOWrapper(stream, encoding=encoding)
     if _DOC_START.match(first_line.strip()):
         return _parse_doc_elements(lines, path)
@@ -143,7 +141,7 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
         return _parse_json_lines(lines, path)
     if re.match(r'\s*(\[\s*(\{|$|"[^"]*"\s*[],])|\{\s*\}?\s*$)', first_line):
         raise UserError(
-            f"{path}: expected JSON with an object a line, found an array or objects over lines; rewrite the file or leave it out."
+            f"{path}: expected JSON with an object a line, found an array or objects over lines; rewrite the file or leave it out"
         )
     return _parse_plain(lines)
 
@@ -184,18 +182,18 @@ def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[Document]:
                 found = _DOC_TITLE.search(line)
                 title = html.unescape(found.group(1)) if found else ""
             elif line.strip():
-                raise UserError(f'{path}: expected "<doc ...>" of WikiExtractor output, found {line[:60]!r}; run the extractor again.')
+                raise UserError(f'{path}: expected "<doc ...>" of WikiExtractor output, found {line[:60]!r}; run the extractor again')
         elif line.strip() == "</doc>":
             if paragraphs and html.unescape(paragraphs[0]).strip() == title.strip():
                 paragraphs = paragraphs[1:]
             yield Document(title, html.unescape("\n".join(paragraphs)), False, 0)
             paragraphs = None
         elif _DOC_START.match(line):
-            raise UserError(f'{path}: expected "</doc>" before the next "<doc ...>", found none in {title!r}; extract the file again.')
+            raise UserError(f'{path}: expected "</doc>" before the next "<doc ...>", found none in {title!r}; extract the file again')
         else:
             paragraphs.append(line)
     if paragraphs is not None:
-        raise UserError(f'{path}: expected "</doc>" at the end, found none in {title!r}: the file is cut short; extract it again.')
+        raise UserError(f'{path}: expected "</doc>" at the end, found none in {title!r}: the file is cut short; extract it again')
 
 
 def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[Document]:
@@ -205,10 +203,10 @@ def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[Document]:
         try:
             article = json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
-            raise UserError(f"{path}, line {number}: expected one JSON object a line, found {line[:60]!r} ({error}).") from error
+            raise UserError(f"{path}, line {number}: expected one JSON object a line, found {line[:60]!r} ({error})") from error
         text = article.get("text") if isinstance(article, dict) else None
         if not isinstance(text, str):
-            raise UserError(f'{path}, line {number}: expected an object with a string "text", found {line[:60]!r}; mend the line.')
+            raise UserError(f'{path}, line {number}: expected an object with a string "text", found {line[:60]!r}; fix the line')
         is_wikiextractor = "curid=" in str(article.get("url"))  # as it writes them, and it escapes <, > and &
         yield Document(str(article.get("title", "")), html.unescape(text) if is_wikiextractor else text, False, 0)
 

@@ -26,7 +26,7 @@ def held_out_sizes(total: int, valid: int | None, test: int | None) -> tuple[int
     if sum(sizes) > total / 2:
         raise UserError(
             f"{sizes[0]} sentences for valid and {sizes[1]} for test: expected at most half of the input's {total} sentences; "
-            "give more text, or smaller --valid-sentences and --test-sentences."
+            "give more text, or smaller --valid-sentences and --test-sentences"
         )
     return sizes[0], sizes[1], notices
 
@@ -44,7 +44,7 @@ def assign_documents(num_sentences: np.ndarray, valid: int, test: int, max_train
     if len(sizes) < needed:
         raise UserError(
             f"--input: expected at least {needed} documents, one for each split, found {len(sizes)}; separate documents by blank lines, "
-            "or give --valid-sentences 0 --test-sentences 0."
+            "or give --valid-sentences 0 --test-sentences 0"
         )
     left = list(range(len(sizes)))
     random.Random(seed).shuffle(left)

@@ -35,7 +35,7 @@ def collect(options: argparse.Namespace, folder: Path) -> Spool:
 def write_sentences(options: argparse.Namespace) -> None:
     """`sentences`: text that prepare reads again with --splitter lines."""
     if options.output.is_dir():
-        raise UserError(f"--output {options.output}: expected a file to write, found a folder; name a file in it.")
+        raise UserError(f"--output {options.output}: expected a file to write, found a folder; name a file in it")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".work-") as folder:
         spool = collect(options, Path(folder))
@@ -53,7 +53,7 @@ def write_tokenizer(options: argparse.Namespace) -> None:
     """`tokenizer`: a folder for prepare's --tokenizer, trained on a random sample of all sentences."""
     fill_vocabulary(options)
     if options.output_dir.exists() and (not options.output_dir.is_dir() or any(options.output_dir.iterdir())):
-        raise UserError(f"--output-dir {options.output_dir}: expected a new or empty folder; give another.")
+        raise UserError(f"--output-dir {options.output_dir}: expected a new or empty folder; give another")
     options.output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output_dir.parent, prefix=".work-") as folder:
         spool = collect(options, Path(folder))

@@ -177,12 +177,12 @@ def train_vocabulary(sentences: Iterable[str], size: int, model_type: str, chara
 def _training_failure(message: str) -> str:
     """What SentencePiece says about a vocabulary size, in our words where we know them."""
     if too_many := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message):
-        return f"the text supports at most {too_many[1]} pieces; give a smaller --vocab-size or more text."
+        return f"the text supports at most {too_many[1]} pieces; give a smaller --vocab-size or more text"
     if too_few := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", message):
-        return f"the text's characters alone need at least {too_few[1]} pieces; give a larger --vocab-size."
+        return f"the text's characters alone need at least {too_few[1]} pieces; give a larger --vocab-size"
     if "sentences_.empty()" in message or "all_chars_count" in message:
-        return f"expected sentences of up to {LONGEST_TRAINING_SENTENCE} bytes to train on, found none; give more text."
-    return f"expected text to train on, but SentencePiece refuses: {' '.join(message.split())} Give another --vocab-size or more text."
+        return f"expected sentences of up to {LONGEST_TRAINING_SENTENCE} bytes to train on, found none; give more text"
+    return f"expected text to train on, but SentencePiece refuses it ({' '.join(message.split())}); give another --vocab-size or more text"
 
 
 def _with_exact_scores(model_bytes: bytes, table_name: str) -> bytes:
@@ -200,13 +200,13 @@ def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
     """The SentencePiece model of a tokenizer folder. Raises UserError when there is none or it cannot be read."""
     model_file = tokenizer_dir / MODEL_NAME
     if not model_file.is_file():
-        raise UserError(f"{tokenizer_dir}: expected a tokenizer folder with {MODEL_NAME} in it, found none; give one that prepare made.")
+        raise UserError(f"{tokenizer_dir}: expected a tokenizer folder with {MODEL_NAME} in it, found none; give one that prepare made")
     try:
         if not (content := model_file.read_bytes()):  # SentencePiece takes it for no model given
             raise RuntimeError("the file is empty")
         return sentencepiece.SentencePieceProcessor(model_proto=content)  # not by name: it may be no UTF-8
     except (RuntimeError, OSError) as error:
-        raise UserError(f"{model_file}: expected a SentencePiece model, but it cannot be read; make the folder anew.") from error
+        raise UserError(f"{model_file}: expected a SentencePiece model, but it cannot be read; make the folder anew") from error
 
 
 def export_tokenizer(model_bytes: bytes, folder: Path) -> None:
@@ -225,11 +225,11 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
     processor = load_processor(folder)
     for name in FILES:
         if not (folder / name).is_file():
-            raise UserError(f"{folder}: expected a tokenizer folder with {name} in it, found none; give one that prepare made.")
+            raise UserError(f"{folder}: expected a tokenizer folder with {name} in it, found none; give one that prepare made")
     try:
         tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
     except Exception as error:  # the tokenizers library raises bare Exceptions
-        raise UserError(f"{folder / 'tokenizer.json'}: expected a Hugging Face tokenizer, but it cannot be read.") from error
+        raise UserError(f"{folder / 'tokenizer.json'}: expected a Hugging Face tokenizer, but it cannot be read") from error
     probes = [
         "".join(processor.id_to_piece(list(range(5, processor.vocab_size())))[:2000]),
         "가나다 ABC 123 ①②③ e\u0301",
@@ -241,7 +241,7 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
     except Exception:  # a model without its unknown token
         same_ids = False
     if special_ids != list(range(len(SPECIAL_TOKENS))) or not same_ids:
-        raise UserError(f"{folder}: expected tokenizer.json to give the ids of {MODEL_NAME}, but they differ; give one that prepare made.")
+        raise UserError(f"{folder}: expected tokenizer.json to give the ids of {MODEL_NAME}, but they differ; give one that prepare made")
     try:
         found = json.loads((folder / "tokenizer_config.json").read_bytes())
         others = [key for key, value in CONFIGURATION.items() if key.endswith("_token") and found.get(key) != value]
@@ -251,7 +251,7 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
     if others:
         raise UserError(
             f"{folder / 'tokenizer_config.json'}: expected what prepare writes there, found another {', '.join(others)}; "
-            "give a folder that prepare made."
+            "give a folder that prepare made"
         )
     return processor
 
