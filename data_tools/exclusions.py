@@ -14,7 +14,7 @@ from data_tools.compression import DAMAGES, open_decompressed
 from data_tools.errors import UserError
 from data_tools.filters import content_key, letters_and_digits
 
-LEAST_LETTERS = 10  # a shorter text ("그는 배우이다.") says nothing about an example and stands in many articles
+LEAST_LETTERS = 10  # a shorter text ("그는 배우이다.") says nothing about an example and occurs in many articles
 _JSON = re.compile(r'\s*(\[\s*(\[\s*[\[{"\d]|[{"])|\{\s*")')  # not the wiki link that a text may begin with
 
 
@@ -22,7 +22,7 @@ def read_exclusions(files: list[Path], split: Callable[[str], list[str]]) -> np.
     """Sorted `content_key`s of every text in the files, whole and sentence by sentence.
 
     files: JSON (KLUE's arrays of objects, or any other: all strings in it), JSON lines, or plain text; compressed ones too. split: the
-    corpus's own splitter. Raises UserError for a file that is missing, empty or no text.
+    corpus's own splitter. Raises UserError for a file that is missing, empty or not text.
     """
     keys = set()
     for file in files:
@@ -68,7 +68,7 @@ def _texts(file: Path) -> Iterator[str]:
 
 
 def _table(content: str) -> list[list[str]]:
-    """The cells of text that is a table with commas: two columns or more, as many in every row. Else nothing."""
+    """The cells of a comma-separated table: two or more columns, the same number in every row. Nothing for any other text."""
     try:
         rows = [row for row in csv.reader(io.StringIO(content), strict=True) if row]
     except csv.Error:

@@ -1,4 +1,4 @@
-"""Text from the `datasets` library, read in streaming mode: nothing is downloaded whole, nothing is held."""
+"""Text from the `datasets` library, read in streaming mode: nothing is downloaded as a whole or kept."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ PREFIX = "hf:"
 
 
 def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
-    """The rows of `hf:DATASET[:CONFIG]`'s split "train" by their column `text`, a document each; where that is null, one without sentences.
+    """The column `text` of `hf:DATASET[:CONFIG]`'s split "train": a document for each row, an empty one where it is null.
 
     start: bytes read before, as in `sources.read_documents`. digest: a hashlib object, fed with every text: the dataset's identity, known
-    only when it was read. Raises UserError when the dataset cannot be opened or has no column "text".
+    only once it has been read. Raises UserError when the dataset cannot be opened or has no column "text".
     """
     import datasets  # slow to import
 
@@ -25,7 +25,7 @@ def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
         rows = datasets.load_dataset(dataset, config or None, split="train", streaming=True)
         for row in rows:
             text = row.get("text", 0)
-            if text is None:  # a row without text, as such data has them
+            if text is None:  # a row without text, which such data may have
                 text = ""
             if not isinstance(text, str):
                 raise UserError(f'--input {name}: expected a column "text" of strings, found the columns {", ".join(sorted(row))}')
@@ -41,7 +41,7 @@ def read_dataset(name: str, start: int, digest: Any) -> Iterator[Document]:
 
 
 def local_content(name: str) -> dict[str, str]:
-    """What tells one state of a local dataset folder from another; nothing of a dataset on the hub, which is known by its name only."""
+    """What tells one state of a local dataset folder from another. Empty for a dataset on the hub, which is known by its name alone."""
     folder = Path(_parse(name)[0])
     if not folder.is_dir():
         return {}

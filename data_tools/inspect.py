@@ -42,7 +42,7 @@ def describe(findings: Findings) -> str:
         f"{f.tokenizer:40} {f.tokens_per_word:>14.2f} {f.characters_per_token:>19.2f} {100 * f.unknown:>7.2f} %" for f in findings.fertility
     ]
     if len(findings.fertility) == 1:
-        lines.append("(--seed-model puts the seed's own tokenizer beside it)")
+        lines.append("(--seed-model adds the seed's own tokenizer for comparison)")
     for name in SPLITS:
         lines += ["", f"from {name}:"]
         for sample in findings.samples[name]:

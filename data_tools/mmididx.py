@@ -1,4 +1,4 @@
-"""MMIDIDX indexed datasets: a .bin file of token ids and an .idx file that says where its items and documents lie.
+"""MMIDIDX indexed datasets: a .bin file of token ids and an .idx file that says where its items and documents are.
 
 The format is Megatron-LM's, which DeepSpeed 0.19.8 reads (`MMapIndexedDataset`). All numbers are little-endian:
 

@@ -33,7 +33,7 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=len(os.sched_getaffinity(0)),
-        help="processes (default: one a core that we may use); the output does not depend on it",
+        help="processes (default: one for each core that we may use); the output does not depend on their number",
     )
 
 
@@ -58,7 +58,7 @@ def add_sentences(parser: argparse.ArgumentParser) -> None:
         "--max-characters", type=int, default=SentenceFilter.max_characters, help="longer sentences are left out (default %(default)s)"
     )
     group.add_argument("--script", choices=sorted(SCRIPTS), help="sentences with less than half of their letters in it are left out")
-    group.add_argument("--keep-duplicates", action="store_true", help="default: of equal sentences the first is kept")
+    group.add_argument("--keep-duplicates", action="store_true", help="without it, only the first of equal sentences is kept")
     help_text = "KLUE JSON or text whose sentences are left out: evaluation data"
     group.add_argument("--exclude", nargs="+", type=Path, default=[], metavar="FILE", help=help_text)
 
@@ -75,7 +75,7 @@ def add_vocabulary(parser: argparse.ArgumentParser) -> Any:
 
 
 def fill_vocabulary(options: argparse.Namespace) -> None:
-    """What was not given of `add_vocabulary`; not in the parser, where it could not be told from what was."""
+    """Set what was not given of `add_vocabulary`. Defaults of the parser could not be told from what was given."""
     for name, default in ({"vocab_size": DEFAULT_VOCAB_SIZE} | VOCABULARY_DEFAULTS).items():
         if getattr(options, name) is None:
             setattr(options, name, default)
@@ -84,8 +84,8 @@ def fill_vocabulary(options: argparse.Namespace) -> None:
 def check_values(options: argparse.Namespace) -> None:
     """Raises UserError for a number out of range, and an output without a name."""
     for name in ("output", "output_dir"):
-        if str(getattr(options, name, "x")) == ".":  # what "" becomes, of a variable that is not set; nobody's work is to lie beside it
-            raise UserError(f"--{name.replace('_', '-')}: expected the name of a place, found the folder where you are; name another")
+        if str(getattr(options, name, "x")) == ".":  # what "" becomes, from a variable that is not set; the user's own files are there
+            raise UserError(f"--{name.replace('_', '-')}: expected the name of a place, found the current folder; name another")
     for name, least in _LEAST.items():
         value = getattr(options, name, None)
         if value is not None and value < least:

@@ -2,8 +2,10 @@
 
     python -m data_tools.prepare --input TEXT_OR_DUMP_OR_FOLDER --output-dir CORPUS --vocab-size 32000
 
-Two passes: documents into sentences, aside on disk; then, with the splits drawn and the vocabulary trained, sentences into ids. Killed,
-the same command goes on after the last step that ended. On hosts that share a file system: mpirun -n 32 python -m data_tools.prepare ...
+Two passes: documents into sentences on disk; then, with the splits drawn and the vocabulary trained, sentences into ids. If a run is
+killed, the same command goes on after the last step that it finished. On hosts that share a file system:
+
+    mpirun -n 32 python -m data_tools.prepare ...
 """
 
 import argparse
@@ -71,7 +73,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         if options.tokenizer.resolve().is_relative_to(options.output_dir.resolve()):
             raise UserError(
                 f"--tokenizer {options.tokenizer}: expected a folder outside --output-dir, found one inside; copy it, or leave the flag "
-                "out: the command that trained it goes on with it"
+                "out: the command that trained it will use it again"
             )
         found = check_export(options.tokenizer).vocab_size()
         if options.vocab_size not in (None, found):
@@ -80,21 +82,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         for name in VOCABULARY_DEFAULTS:
             if getattr(options, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag}: expected none with --tokenizer {options.tokenizer}, which has been trained; leave it out")
+                raise UserError(f"{flag}: expected none with --tokenizer {options.tokenizer}, which is already trained; leave it out")
     else:
         fill_vocabulary(options)
     return options
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the corpus. Raises UserError for anything the user can mend; the manifest is written last."""
+    """Make the corpus. Raises UserError for anything the user can fix; the manifest is written last."""
     inputs = list_inputs(options.input, besides=options.output_dir)
     described = describe_sentences(options, inputs)
     settings = describe_settings(options, described)
     output_dir = options.output_dir
     work = Work(output_dir / WORK_NAME)
     finished = is_already_there(output_dir, settings)
-    if not finished or work.path.exists():  # one that was killed at its very end, or another process's
+    if not finished or work.path.exists():  # left by a run that was killed at its very end, or by another process
         lock.hold(work.path)
     if finished or is_already_there(output_dir, settings):
         print(f"{output_dir}: a corpus of these inputs and settings is already there; nothing to do")
@@ -105,7 +107,7 @@ def prepare(options: argparse.Namespace) -> None:
     tell_found(options, len(inputs), spool, facts)
     total = int(spool.num_sentences.sum())
     valid, test, facts["notices"] = held_out_sizes(total, options.valid_sentences, options.test_sentences)
-    splits = np.full(len(spool.num_sentences), UNUSED, np.uint8)  # of documents that are nothing but duplicates
+    splits = np.full(len(spool.num_sentences), UNUSED, np.uint8)  # documents with nothing but duplicates stay unused
     whole = spool.num_sentences > 0
     splits[whole] = assign_documents(spool.num_sentences[whole], valid, test, options.max_train_sentences, options.seed)
     for name, code, asked in (("valid", VALID, valid), ("test", TEST, test), ("train", TRAIN, options.max_train_sentences or total)):
@@ -124,7 +126,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def describe_settings(options: argparse.Namespace, described: dict[str, Any]) -> dict[str, Any]:
-    """What decides the corpus's bytes: the same description, the same corpus (as far as `datasets` serves the same rows)."""
+    """What determines the corpus's bytes: the same description, the same corpus (as long as `datasets` serves the same rows)."""
     names = (
         "vocab_size", "model_type", "character_coverage", "byte_fallback", "valid_sentences", "test_sentences", "max_train_sentences",
         "token_dtype", "seed",
@@ -134,7 +136,7 @@ def describe_settings(options: argparse.Namespace, described: dict[str, Any]) ->
 
 
 def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds this very corpus. Raises UserError when it holds another, or files that are not a corpus's."""
+    """Whether the folder holds this very corpus. Raises UserError when it holds another, or foreign files."""
     if not output_dir.exists():
         return False
     if not output_dir.is_dir():
@@ -154,14 +156,15 @@ def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
     found = {entry.name for entry in output_dir.iterdir()}
     ours = {WORK_NAME, corpora.TOKENIZER_NAME, corpora.MANIFEST_NAME + ".partial"}
     ours |= {f"{split}{end}{aside}" for split in corpora.SPLITS for end in (".bin", ".idx") for aside in ("", ".partial")}
-    foreign = sorted(found - ours if WORK_NAME in found else found)  # others' corpora have such names, too: ours are from after .work
+    # a corpus made elsewhere has these names too; ours only exist together with .work
+    foreign = sorted(found - ours if WORK_NAME in found else found)
     if foreign:
         raise UserError(f"--output-dir {output_dir}: expected an empty folder, found {foreign[0]}; give another folder")
     return False
 
 
 def clear_remains(output_dir: Path) -> None:
-    """Remove the parts of a corpus that a run that did not end has left; only names that prepare gives. Finished steps stay."""
+    """Remove the parts of a corpus that an unfinished run left, only names that prepare gives. Finished steps stay."""
     shutil.rmtree(output_dir / corpora.TOKENIZER_NAME, ignore_errors=True)
     for split in corpora.SPLITS:
         for file in output_dir.glob(f"{split}.*"):
@@ -169,19 +172,19 @@ def clear_remains(output_dir: Path) -> None:
 
 
 def remove_work(work: Work) -> None:
-    """The corpus is finished."""
+    """Release and remove the folder of the steps: the corpus is finished."""
     lock.release(work.path)
     shutil.rmtree(work.path, ignore_errors=True)
 
 
 def make_tokenizer(options: argparse.Namespace, settings: dict[str, Any], spool: Spool, splits: np.ndarray, work: Work) -> None:
-    """Train a vocabulary on a random sample of the training sentences, or copy the one that was given; into the step's folder."""
+    """Train a vocabulary on a random sample of the training sentences, or copy the given one, into the step's folder."""
     folder = work.path / "tokenizer"
     if work.finished("tokenizer", settings) is not None:
-        print(f"{folder}: the tokenizer stands there already", flush=True)
+        print(f"{folder}: the tokenizer is already there", flush=True)
         return
     if options.tokenizer:
-        for name in FILES:  # no others: the folder may be that of a model
+        for name in FILES:  # only these: the folder may be a model's
             shutil.copyfile(options.tokenizer / name, folder / name)
     else:
         print(f"training {options.vocab_size} pieces", flush=True)
@@ -219,7 +222,7 @@ def encode_splits(options: argparse.Namespace, spool: Spool, splits: np.ndarray)
 
 
 def write_manifest(output_dir: Path, settings: dict[str, Any], facts: dict[str, Any]) -> None:
-    """The last step: from here on the folder is a corpus. No time, path or host stands in it: the same corpus, the same manifest."""
+    """The last step: from here on the folder is a corpus. It holds no time, path or host: the same corpus, the same manifest."""
     files = [output_dir / f"{name}{end}" for name in corpora.SPLITS for end in (".bin", ".idx")]
     files += sorted((output_dir / corpora.TOKENIZER_NAME).iterdir())
     outputs = {file.relative_to(output_dir).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files}

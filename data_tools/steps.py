@@ -1,4 +1,4 @@
-"""The steps of data_tools.prepare as commands of their own, for those who want to see or change what goes between them.
+"""The steps of data_tools.prepare as commands of their own, for those who want to see or change what passes between them.
 
 python -m data_tools.steps sentences --input dump.xml.bz2 --output sentences.txt        one a line, a blank line between documents
 python -m data_tools.steps tokenizer --input sentences.txt --splitter lines --vocab-size 32000 --output-dir tokenizer
@@ -83,7 +83,7 @@ def main() -> None:
         if is_first:
             options = parser.parse_args()
             check_values(options)
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing behind beside the output
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind beside the output
             (write_sentences if options.step == "sentences" else write_tokenizer)(options)
 
 

@@ -48,7 +48,7 @@ CONFIGURATION = {
 """tokenizer_config.json."""
 SCORE_STEP = 1 / 64
 LONGEST_TRAINING_SENTENCE = 4192  # bytes; longer ones are left out of the training, not of the corpus
-# The sums of an E-step depend on how many threads share it, so that the number is fixed: the same model on every machine.
+# The sums of an E-step depend on how many threads share it, so the number is fixed: the same model on every machine.
 TRAINING_THREADS = 4
 INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060\ufeff" + "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
 """White space of no width, direction marks: characters that vanish. The joiners U+200C and U+200D are not among them."""
@@ -56,7 +56,7 @@ INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060\ufeff" + "".join(map(chr
 _SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029\u2581"
 _LEADING_JAMO, _VOWEL_JAMO, _TRAILING_JAMO = range(0x1100, 0x1113), range(0x1161, 0x1176), range(0x11A8, 0x11C3)
 _SYLLABLES_WITHOUT_TRAIL = range(0xAC00, 0xD7A4, 28)
-# Separators within the export's normalizer: noncharacters. A text that contains such a thing has it escaped meanwhile.
+# Separators within the export's normalizer: noncharacters. Where a text contains one, it is escaped meanwhile.
 _JOINED, _APART = "\ufdd0", "\ufdd1"
 _ESCAPES = {"\ufdd2": "\ufdd2\ufdd3", _JOINED: "\ufdd2\ufdd4", _APART: "\ufdd2\ufdd5"}
 
@@ -131,7 +131,7 @@ def train_vocabulary(sentences: Iterable[str], size: int, model_type: str, chara
     def fed() -> Iterator[str]:
         try:
             yield from sentences
-        except Exception as error:  # SentencePiece makes a RuntimeError of its own of it
+        except Exception as error:  # SentencePiece turns it into a RuntimeError of its own
             broken.append(error)
             raise
 
@@ -164,7 +164,7 @@ def train_vocabulary(sentences: Iterable[str], size: int, model_type: str, chara
     with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="ascii") as table:
         table.write(normalization_table())
         table.flush()
-        thread = threading.Thread(target=train, daemon=True)  # SentencePiece hears no Ctrl-C; this thread does, which waits
+        thread = threading.Thread(target=train, daemon=True)  # SentencePiece does not react to Ctrl-C; this thread, which waits, does
         thread.start()
         thread.join()
     for error in broken:
@@ -175,7 +175,7 @@ def train_vocabulary(sentences: Iterable[str], size: int, model_type: str, chara
 
 
 def _training_failure(message: str) -> str:
-    """What SentencePiece says about a vocabulary size, in our words where we know them."""
+    """What SentencePiece says about a vocabulary size, in our words where we have any."""
     if too_many := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message):
         return f"the text supports at most {too_many[1]} pieces; give a smaller --vocab-size or more text"
     if too_few := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", message):
@@ -186,7 +186,7 @@ def _training_failure(message: str) -> str:
 
 
 def _with_exact_scores(model_bytes: bytes, table_name: str) -> bytes:
-    """Round the scores to SCORE_STEP and take the temporary file's name, which is another every time, out of the model."""
+    """Round the scores to SCORE_STEP and remove the temporary file's name, which differs every time, from the model."""
     model = ModelProto.FromString(model_bytes)
     for piece in model.pieces:
         piece.score = round(piece.score / SCORE_STEP) * SCORE_STEP
@@ -202,9 +202,9 @@ def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
     if not model_file.is_file():
         raise UserError(f"{tokenizer_dir}: expected a tokenizer folder with {MODEL_NAME} in it, found none; give one that prepare made")
     try:
-        if not (content := model_file.read_bytes()):  # SentencePiece takes it for no model given
+        if not (content := model_file.read_bytes()):  # to SentencePiece this would mean that no model is given
             raise RuntimeError("the file is empty")
-        return sentencepiece.SentencePieceProcessor(model_proto=content)  # not by name: it may be no UTF-8
+        return sentencepiece.SentencePieceProcessor(model_proto=content)  # not by name, which may not be UTF-8
     except (RuntimeError, OSError) as error:
         raise UserError(f"{model_file}: expected a SentencePiece model, but it cannot be read; make the folder anew") from error
 
@@ -218,7 +218,7 @@ def export_tokenizer(model_bytes: bytes, folder: Path) -> None:
 
 
 def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
-    """The SentencePiece model of a tokenizer folder, once its Hugging Face side has been seen to give the same ids.
+    """The SentencePiece model of a tokenizer folder, after a check that its Hugging Face side gives the same ids.
 
     Raises UserError when a file is missing or the two disagree (XLM-R's tokenizer, for one, shifts SentencePiece's ids).
     """
@@ -250,7 +250,7 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
         others = ["all of it"]
     if others:
         raise UserError(
-            f"{folder / 'tokenizer_config.json'}: expected what prepare writes there, found another {', '.join(others)}; "
+            f"{folder / 'tokenizer_config.json'}: expected what prepare writes there, found differences in {', '.join(others)}; "
             "give a folder that prepare made"
         )
     return processor
@@ -272,7 +272,7 @@ def build_tokenizer(model_bytes: bytes) -> Tokenizer:
     tokenizer.normalizer = _build_normalizer(model.normalizer_spec.precompiled_charsmap)
     # "first": what follows an added token (a mask, an entity marker) without a space is glued to it, as it is in the text
     metaspace: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "first", "split": True}
-    # What normalisation makes of full-width signs is text, and no piece that the model keeps for itself; nor is "<0x41>" the byte's.
+    # What normalisation makes of full-width signs is text and not a special token, nor is "<0x41>" in a text the piece of a byte.
     known = {piece.piece for piece in model.pieces}
     places = [_place_within(token, known) for token in SPECIAL_TOKENS] + ["(?<=<)(?=0x[0-9A-F]{2}>)"] * byte_fallback
     apart = pre_tokenizers.Split(Regex("|".join(places)), "isolated")
@@ -288,8 +288,8 @@ def build_tokenizer(model_bytes: bytes) -> Tokenizer:
 
 
 def _place_within(token: str, known: set[str]) -> str:
-    """Of the text that spells a special token, the first place that no piece may span and that does not part two unknown characters, which
-    would be one unknown piece."""
+    """A pattern for where to cut text that spells a special token: the first place that no piece may span and that does not part two
+    unknown characters, which would be one unknown piece. Where there is none, the place that comes closest."""
 
     def goodness(place: int) -> int:
         around = token[place - 1 : place + 1]
@@ -300,7 +300,7 @@ def _place_within(token: str, known: set[str]) -> str:
 
 
 def _merges(pieces: list[str]) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, in the order of what it makes."""
+    """Every pair of pieces that makes a piece, in the order of the pieces made."""
     known = set(pieces)
     return [
         (piece[:end], piece[end:])

@@ -50,13 +50,13 @@ def _normalize(name: str) -> str:
 
 DEFAULT_NAMESPACES = Namespaces()
 
-# Elements whose content is no prose and which do not nest; but the content of nowiki is prose that is no markup.
+# Elements whose content is not prose and which do not nest; only the content of nowiki is prose, without any markup.
 _OPAQUE_NAMES = (
     "ref|references|nowiki|gallery|math|chem|ce|timeline|score|syntaxhighlight|source|code|pre|imagemap|templatedata|graph|mapframe|maplink"
     "|hiero|templatestyles|inputbox|style|script|section|indicator|includeonly"
 )
 _OPAQUE = re.compile(rf"<(?:(!--)|({_OPAQUE_NAMES})\b[^<>]*>)", re.IGNORECASE)
-# One that begins: the one before never ended.
+# Where another one begins, the one before never ended.
 _OPAQUE_ENDS = {name: re.compile(rf"<(?:/{name}\s*>|{name}\b[^<>]*(?<!/)>)", re.IGNORECASE) for name in _OPAQUE_NAMES.split("|")}
 _OPAQUE_ENDS["nowiki"] = re.compile(r"</nowiki\s*>", re.IGNORECASE)
 _OPAQUE_ENDS["!--"] = re.compile("-->")
@@ -91,14 +91,14 @@ _KNOWN_TAGS = (
 _BLOCK_TAGS = "blockquote|br|caption|center|dd|div|dl|dt|h[1-6]|hr|li|ol|p|poem|table|tbody|td|th|thead|tr|ul"
 _BLOCK_TAG = re.compile(_BLOCK_TAGS, re.IGNORECASE)
 _LONE_BLOCK_TAG = re.compile(rf"</?(?:{_BLOCK_TAGS})\b[^<>]*>", re.IGNORECASE)
-# What needs no parser, since nothing stands in it: <small>a</small>, [https://b.c d].
+# What needs no parser, since nothing is nested in it: <small>a</small>, [https://b.c d].
 _SIMPLE_TAG = re.compile(
     r"<(abbr|b|big|em|font|i|mark|s|small|span|strike|strong|sub|sup|u)(?: [^<>]*)?(?<!/)>([^<>\[\]]*)</\1>", re.IGNORECASE
 )
 _SIMPLE_EXTERNAL_LINK = re.compile(r"\[https?://[^\s\[\]<>\"'|]+ ([^\[\]<>\n]+)\]")
 _TAG_OVER_LINES = re.compile(rf"</?(?:{_KNOWN_TAGS})\b[^<>\n]*\n[^<>]*>", re.IGNORECASE)
 _NEEDS_PARSER = re.compile(r"</?[A-Za-z][^<>]*>|\[(?:[A-Za-z]{2,10}:)?//|\[(?:mailto|news|tel|urn|bitcoin|magnet):|://", re.IGNORECASE)
-# The parser's time grows with the square of what never closes; a line with more of these than any real one does without it.
+# The parser's time grows with the square of what is never closed; a line with more of these than any real one is not given to it.
 _MOST_MARKS = 100
 _EXTERNAL_LINK = re.compile(r"\[(?:[A-Za-z]{2,10}:)?//[^\s\[\]<>]*([^\[\]<>]*)\]|[A-Za-z]{2,10}://[^\s\[\]<>]+")
 # What is left of tables that templates began or ended, and of pages that nest badly.
@@ -122,7 +122,7 @@ _EMPTY_LABEL = re.compile(rf"(?:(?<=[(（])|(?<=[,;] )){_LABEL}(?:[,;] ?(?={_LAB
 _EMPTY_ITEM = re.compile(r"([,;、])(?: ?[,;、]){1,20}|(: )[,;] ")
 _BRACKET_EDGES = re.compile(r"([(（]) ?[,;、:][ ,;、:]{0,20}| ?[,;、][ ,;、]{0,20}(?=[)）])")
 _EMPTY_BRACKETS = re.compile(r" ?[(（] ?[·/]? ?[)）]")
-# Stands between quotes that a cut brought together: ''{{a}}'' is no apostrophe. No XML holds one.
+# Put between quotes that a cut brings together: ''{{a}}'' is not the four quotes that show an apostrophe. XML cannot hold this.
 _CUT = "\0"
 
 
@@ -145,12 +145,12 @@ def to_paragraphs(markup: str, namespaces: Namespaces = DEFAULT_NAMESPACES) -> s
 
 
 def _cut_opaque(text: str) -> str:
-    """Without comments and the elements whose content is not looked into; what nowiki protects becomes entities."""
+    """The text without comments and the elements whose content is not looked into; what nowiki protects becomes entities."""
     if "<" not in text:
         return text
     parts: list[str] = []
     position = 0
-    endless: set[str] = set()  # nothing ends these from here on: looked for once, or many of them cost the square of the page
+    endless: set[str] = set()  # these have no end from here on: it is looked for once, or many of them would cost the square of the page
     while start := _OPAQUE.search(text, position):
         parts.append(text[position : start.start()])
         if parts[-1].endswith("'"):
@@ -179,7 +179,7 @@ def _end_of_line(text: str, start: int, limit: int) -> int:
 
 
 class _Open(NamedTuple):
-    """Something that nests and has begun."""
+    """Something that nests and was begun."""
 
     kind: str  # "{{", "<table", "[[" (its label is prose) or "[[File" (nothing of it is)
     start: int
@@ -208,7 +208,7 @@ class _Stack:
 
 
 def _cut_nesting(text: str, namespaces: Namespaces) -> str:
-    """Without templates, HTML tables and links to files and categories; of other links, only their labels."""
+    """The text without templates, HTML tables and links to files and categories; of other links, only their labels."""
     stack = _Stack()
     cuts: list[tuple[int, int]] = []
     unclosed: list[_Open] = []
@@ -272,7 +272,7 @@ def _close_templates(start: int, end: int, stack: _Stack, cuts: list[tuple[int, 
 
 def _open_link(text: str, start: int, namespaces: Namespaces) -> _Open:
     found = _TARGET.match(text, start + 2)
-    assert found is not None  # it matches nothing, too
+    assert found is not None  # it matches the empty string, too
     target, inside = found[0].strip(), start + 2
     is_piped = text.startswith("|", found.end())
     prefix, colon, _ = target.partition(":")
@@ -286,7 +286,7 @@ def _open_link(text: str, start: int, namespaces: Namespaces) -> _Open:
 
 
 def _label_start(text: str, inside: int, end: int, cuts: list[tuple[int, int]]) -> int:
-    """Where the label begins of a link whose target holds templates, cut already: behind the first bar that stands in none of them."""
+    """Where the label of a link begins whose target holds templates, which are cut already: behind the first bar outside them."""
     position = inside
     for first, last in sorted(takewhile(lambda cut: cut[0] >= inside, reversed(cuts))):
         bar = text.find("|", position, max(position, first))
@@ -297,7 +297,7 @@ def _label_start(text: str, inside: int, end: int, cuts: list[tuple[int, int]]) 
 
 
 def _without(text: str, cuts: list[tuple[int, int]], unclosed: list[_Open]) -> str:
-    """Cut; and of what never ended, the rest of its line, or only the link around a label."""
+    """The text without the cuts, and without what never ended: the rest of its line, or only the link around a label."""
     position = 0
     for item in sorted(unclosed, key=lambda item: item.start):
         if item.kind == "[[":
@@ -318,7 +318,7 @@ def _without(text: str, cuts: list[tuple[int, int]], unclosed: list[_Open]) -> s
 
 
 def _cut_tables(text: str) -> str:
-    """Without tables, which begin and end with a line, and nest. One that never ends loses the rows that follow it."""
+    """The text without tables, which begin and end with a line, and nest. One that never ends loses the rows that follow its start."""
     lines = text.split("\n")
     begun: list[int] = []
     ends: dict[int, int] = {}
@@ -329,7 +329,7 @@ def _cut_tables(text: str) -> str:
         elif begun and line.startswith("|}"):
             ends[begun.pop()] = number
     last = -1
-    for number in begun:  # what is left of these never ends
+    for number in begun:  # those that are left never end
         if number > last:
             rows = (i - 1 for i in range(number + 1, len(lines)) if not lines[i].lstrip(_TABLE_INDENT).startswith(("|", "!")))
             last = next(rows, len(lines) - 1)
@@ -408,7 +408,7 @@ def _finish(line: str, paragraphs: list[str]) -> None:
 
 
 def _unquote(line: str) -> str:
-    """Without the quotes of bold and italic text, told from apostrophes as MediaWiki does: by their number, and by what has no partner."""
+    """The line without quotes for bold and italics, told from apostrophes as MediaWiki does: by number, and by what has no partner."""
     runs = list(_QUOTES.finditer(line))
     lengths = [len(run[0]) for run in runs]
     shown = ["'" * max(0, length - 5) if length != 4 else "'" for length in lengths]
@@ -428,7 +428,7 @@ def _unquote(line: str) -> str:
 
 
 def _choose_variant(match: re.Match[str]) -> str:
-    """Of text in several scripts, -{zh-hans:a;zh-hant:b}-, the first; of rules that show nothing, nothing."""
+    """The first variant of a text in several scripts, -{zh-hans:a;zh-hant:b}-; nothing for rules that show nothing."""
     flags, content = match[1] or "", match[2]
     if flags and not set(flags.split(";")) <= {"R", "A", "S"} and len(flags) == 1:
         return ""

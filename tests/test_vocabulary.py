@@ -185,8 +185,12 @@ def test_what_cannot_be_trained_or_reused_is_refused(folder: Path, tmp_path: Pat
             load_processor(tmp_path)
     shutil.copytree(folder, tmp_path / "mine")
     for name, content, message in (
-        ("tokenizer_config.json", "{", "expected what prepare writes there, found another all of it"),
-        ("tokenizer_config.json", (folder / "tokenizer_config.json").read_text().replace("<mask>", "[MASK]"), "found another mask_token"),
+        ("tokenizer_config.json", "{", "expected what prepare writes there, found differences in all of it"),
+        (
+            "tokenizer_config.json",
+            (folder / "tokenizer_config.json").read_text().replace("<mask>", "[MASK]"),
+            "found differences in mask_token",
+        ),
         ("tokenizer.json", Tokenizer(models.WordLevel({"a": 0}, "b")).to_str(), "differ"),
     ):
         (tmp_path / "mine" / name).write_text(content)
