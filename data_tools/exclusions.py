@@ -38,33 +38,41 @@ def read_exclusions(files: list[Path], split: Callable[[str], list[str]]) -> np.
 
 
 def _texts(file: Path) -> Iterator[str]:
-    try:
-        with open(file, "rb") as raw, open_decompressed(raw) as stream:
-            content = stream.read().decode("utf-8-sig")
-    except (OSError, *DAMAGES) as error:
-        raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file") from None
+    """All strings of JSON or JSON lines; of any other text the lines and their columns."""
+    content = _read(file)
     try:
         yield from _strings(json.loads(content))
         return
     except (ValueError, RecursionError) as error:
-        whole = error
-    lines = content.split("\n")  # a string may hold U+2028, which splitlines() takes for an end
+        problem = str(error)
     found: list[Any] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(content.split("\n"), 1):  # a string may hold U+2028, which splitlines() takes for an end
         try:
             found += [json.loads(line)] if line.strip() else []
         except (ValueError, RecursionError) as error:
             if not _JSON.match(content):
-                for text in content.splitlines():
-                    yield from {text, *text.split("\t")}  # columns, perhaps
-                for cells in _table(content):
-                    yield from cells
+                yield from _lines_and_columns(content)
                 return
-            where = f"line {number}: {error}" if found else str(whole)
+            where = f"line {number}: {error}" if found else problem
             raise UserError(f"--exclude {file}: begins as JSON, but is neither JSON nor JSON lines ({where}); fix it") from None
     yield from _strings(found)
+
+
+def _read(file: Path) -> str:
+    try:
+        with open(file, "rb") as raw, open_decompressed(raw) as stream:
+            return stream.read().decode("utf-8-sig")
+    except (OSError, *DAMAGES) as error:
+        raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file") from None
+
+
+def _lines_and_columns(content: str) -> Iterator[str]:
+    for line in content.splitlines():
+        yield from {line, *line.split("\t")}
+    for cells in _table(content):
+        yield from cells
 
 
 def _table(content: str) -> list[list[str]]:

@@ -155,7 +155,7 @@ def is_already_there(output_dir: Path, settings: dict[str, Any]) -> bool:
         return True
     found = {entry.name for entry in output_dir.iterdir()}
     ours = {WORK_NAME, corpora.TOKENIZER_NAME, corpora.MANIFEST_NAME + ".partial"}
-    ours |= {f"{split}{end}{aside}" for split in corpora.SPLITS for end in (".bin", ".idx") for aside in ("", ".partial")}
+    ours |= {f"{split}{end}{suffix}" for split in corpora.SPLITS for end in (".bin", ".idx") for suffix in ("", ".partial")}
     # a corpus made elsewhere has these names too; ours only exist together with .work
     foreign = sorted(found - ours if WORK_NAME in found else found)
     if foreign:

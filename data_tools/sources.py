@@ -161,15 +161,21 @@ def _parse_mediawiki(stream: BinaryIO) -> Iterator[Document]:
             found = element.iterfind("{*}namespaces/{*}namespace")
             namespaces = Namespaces.of_dump([(each.get("key", ""), each.text or "") for each in found])
         elif name == "page":
-            title = element.findtext("{*}title") or ""
-            number = element.findtext("{*}ns")  # which old exports lack
-            is_article = namespaces.has_article(title) if number is None else number.strip() == "0"
-            is_article = is_article and element.find("{*}redirect") is None
-            texts = [revision.findtext("{*}text") for revision in element.iterfind("{*}revision")] if is_article else []
-            text = (texts or [""])[-1] or ""
-            if is_article and not _REDIRECT.match(text):
-                yield Document(title, text, True, 0, namespaces)
+            if article := _read_page(element, namespaces):
+                yield article
             root.clear()  # or the whole dump stays in memory
+
+
+def _read_page(page: ElementTree.Element, namespaces: Namespaces) -> Document | None:
+    """The last revision of a page; None for a redirect and for what is not an article."""
+    title = page.findtext("{*}title") or ""
+    number = page.findtext("{*}ns")  # which old exports lack
+    is_article = namespaces.has_article(title) if number is None else number.strip() == "0"
+    if not is_article or page.find("{*}redirect") is not None:
+        return None
+    texts = [revision.findtext("{*}text") for revision in page.iterfind("{*}revision")]
+    text = (texts or [""])[-1] or ""
+    return None if _REDIRECT.match(text) else Document(title, text, True, 0, namespaces)
 
 
 def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[Document]:

@@ -242,18 +242,24 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
         same_ids = False
     if special_ids != list(range(len(SPECIAL_TOKENS))) or not same_ids:
         raise UserError(f"{folder}: expected tokenizer.json to give the ids of {MODEL_NAME}, but they differ; give one that prepare made")
-    try:
-        found = json.loads((folder / "tokenizer_config.json").read_bytes())
-        others = [key for key, value in CONFIGURATION.items() if key.endswith("_token") and found.get(key) != value]
-        others += ["tokenizer_class"] * (found.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend"))
-    except (ValueError, AttributeError, OSError):
-        others = ["all of it"]
-    if others:
+    if others := _other_settings(folder / "tokenizer_config.json"):
         raise UserError(
             f"{folder / 'tokenizer_config.json'}: expected what prepare writes there, found differences in {', '.join(others)}; "
             "give a folder that prepare made"
         )
     return processor
+
+
+def _other_settings(file: Path) -> list[str]:
+    """What of a tokenizer_config.json is not as prepare writes it."""
+    try:
+        found = json.loads(file.read_bytes())
+        others = [key for key, value in CONFIGURATION.items() if key.endswith("_token") and found.get(key) != value]
+        if found.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+            others.append("tokenizer_class")
+    except (ValueError, AttributeError, OSError):
+        return ["all of it"]
+    return others
 
 
 def build_tokenizer(model_bytes: bytes) -> Tokenizer:

@@ -320,6 +320,19 @@ def _without(text: str, cuts: list[tuple[int, int]], unclosed: list[_Open]) -> s
 def _cut_tables(text: str) -> str:
     """The text without tables, which begin and end with a line, and nest. One that never ends loses the rows that follow its start."""
     lines = text.split("\n")
+    ends = _table_ends(lines)
+    kept = []
+    last = -1
+    for number, line in enumerate(lines):
+        if number > last:
+            last = ends.get(number, -1)
+            end = lines[last].lstrip(_TABLE_INDENT) if last >= 0 else ""
+            kept.append(line if last < 0 else end[2:] if end.startswith("|}") else "")
+    return "\n".join(kept)
+
+
+def _table_ends(lines: list[str]) -> dict[int, int]:
+    """Number of a table's first line -> number of its last."""
     begun: list[int] = []
     ends: dict[int, int] = {}
     for number, line in enumerate(lines):
@@ -334,14 +347,7 @@ def _cut_tables(text: str) -> str:
             rows = (i - 1 for i in range(number + 1, len(lines)) if not lines[i].lstrip(_TABLE_INDENT).startswith(("|", "!")))
             last = next(rows, len(lines) - 1)
             ends[number] = last
-    kept = []
-    last = -1
-    for number, line in enumerate(lines):
-        if number > last:
-            last = ends.get(number, -1)
-            end = lines[last].lstrip(_TABLE_INDENT) if last >= 0 else ""
-            kept.append(line if last < 0 else end[2:] if end.startswith("|}") else "")
-    return "\n".join(kept)
+    return ends
 
 
 def _read_line(line: str, paragraphs: list[str]) -> None:
