@@ -1,4 +1,4 @@
-"""The first pass: all inputs into sentences, aside on disk."""
+"""The first pass: all inputs into sentences, which are kept on disk for the second."""
 
 import argparse
 import hashlib
@@ -30,15 +30,15 @@ SETTINGS = ("splitter", "min_characters", "max_characters", "script", "keep_dupl
 
 
 def list_inputs(names: list[str], besides: Path | None = None) -> list[Path | str]:
-    """The files under the inputs in sorted order, and the datasets by their names; of a file with several names the first. besides: a
-    folder to leave out.
+    """The files under the inputs in sorted order, and the names of datasets; of a file with several names, the first. besides: a folder to
+    leave out.
 
-    Raises UserError when there is nothing.
+    Raises UserError for an input that is missing or holds nothing.
     """
     inputs: list[Path | str] = []
     for name in names:
-        if not name:  # of a variable that is not set; as a path it would be the folder we are in
-            raise UserError("--input '': expected a file or a directory, found an empty name; check the variable it came from.")
+        if not name:  # from a variable that is not set; as a path it would be the current folder
+            raise UserError("--input '': expected a file or a directory, found an empty name; check the variable it came from")
         inputs += [name] if is_dataset(name) else list_files([Path(name)], besides)
     first: dict[str, Path | str] = {}
     for given in inputs:
@@ -49,7 +49,7 @@ def list_inputs(names: list[str], besides: Path | None = None) -> list[Path | st
 
 
 def describe_sentences(options: argparse.Namespace, inputs: list[Path | str]) -> dict[str, Any]:
-    """What decides the sentences: settings, and files by content."""
+    """What determines the sentences: the settings, and the contents of the files."""
     folders = [Path(name) for name in options.input if not is_dataset(name)]
     described = [
         {"name": file, **local_content(file)}
@@ -59,7 +59,7 @@ def describe_sentences(options: argparse.Namespace, inputs: list[Path | str]) ->
     ]
     for file in options.exclude:
         if not file.is_file():
-            raise UserError(f"--exclude {file}: expected a file of evaluation data, found none; check the path.")
+            raise UserError(f"--exclude {file}: expected a file of evaluation data, found none; check the path")
     excluded = [sha256_of(file) for file in options.exclude]
     return {name: getattr(options, name) for name in SETTINGS} | {"exclude": excluded, "inputs": described}
 
@@ -70,19 +70,19 @@ def tell_found(options: argparse.Namespace, num_inputs: int, spool: Spool, facts
     left_out = [f"{reason} {count:,}" for reason, count in counts.items() if reason != "found" and count]
     found = f"{counts['found']:,} sentences" + (f", left out of them: {', '.join(left_out)}" if left_out else "")
     if not spool.kept.any():
-        raise UserError(f"--input {' '.join(options.input)}: expected text, found {found} in {num_inputs} file(s).")
+        raise UserError(f"--input {' '.join(options.input)}: expected text, found {found} in {num_inputs} file(s)")
     print(found, flush=True)
     if options.exclude and not counts["excluded"]:
-        print("notice: --exclude: none of its texts stands among the sentences; is it KLUE JSON, a table or plain text?", flush=True)
+        print("notice: --exclude: none of its texts is among the sentences; is it KLUE JSON, a table or plain text?", flush=True)
 
 
 def spool_sentences(
     options: argparse.Namespace, described: dict[str, Any], inputs: list[Path | str], work: Work
 ) -> tuple[Spool, dict[str, Any]]:
-    """Documents of all inputs, split into sentences, aside on disk; and what was found on the way. described: `describe_sentences`."""
+    """The documents of all inputs, split into sentences on disk, and what was counted on the way. described: by `describe_sentences`."""
     spool = Spool(work.path / "sentences")
     if facts := work.finished("sentences", described):
-        print(f"{spool.path.parent}: the sentences stand there already", flush=True)
+        print(f"{spool.path.parent}: the sentences are already there", flush=True)
         spool.load()
         return spool, facts
     excluded = None
@@ -128,7 +128,7 @@ def spool_sentences(
 
 
 def sample_sentences(spool: Spool, splits: np.ndarray, seed: int) -> Iterator[str]:
-    """About SAMPLE_SENTENCES of the training sentences, each as likely as any, in order: what the vocabulary is trained on."""
+    """About SAMPLE_SENTENCES of the training sentences, each equally likely, in order: what the vocabulary is trained on."""
     generator = np.random.default_rng(seed)
     rate = min(1.0, SAMPLE_SENTENCES / int(spool.num_sentences[splits == TRAIN].sum()))
     for offset, documents in spool.blocks():

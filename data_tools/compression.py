@@ -1,4 +1,4 @@
-"""Files as their contents, whether plain or compressed by bzip2, gzip or xz, which is told from their first bytes."""
+"""The contents of files, plain or compressed by bzip2, gzip or xz, as their first bytes tell."""
 
 import bz2
 import gzip
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 BUFFER_BYTES = 65536
 DAMAGES = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
-"""What reading raises of a file that is cut short or damaged; bzip2's other damages are OSErrors without a number."""
+"""What reading a file that is cut short or damaged raises. Other damage to bzip2 files raises an OSError without a number."""
 
 
 def open_decompressed(raw: BinaryIO) -> io.BufferedReader:
@@ -28,8 +28,8 @@ def open_decompressed(raw: BinaryIO) -> io.BufferedReader:
 
 
 class _Streams(io.RawIOBase):
-    """Compressed streams one behind another, zero bytes between them (xz's stream padding). Python's own readers end, without a word, at
-    what does not begin a stream, so that one damaged byte would cost the rest of the file."""
+    """Compressed streams one after another, perhaps with zero bytes between them (xz's stream padding). Python's own readers silently stop
+    at anything that does not begin a stream, so that one damaged byte would cost the rest of the file."""
 
     def __init__(self, raw: BinaryIO, new: Callable[[], Any]) -> None:
         self._raw, self._new = raw, new
@@ -40,7 +40,7 @@ class _Streams(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Raises EOFError in the middle of a stream, LZMAError or OSError for what is none."""
+        """Raises EOFError where a stream breaks off, LZMAError or OSError where there is something other than a stream."""
         while True:
             if self._decompressor is None:
                 self._data = self._data.lstrip(b"\0")

@@ -1,4 +1,4 @@
-"""A finished corpus: a folder of indexed datasets, a tokenizer and a manifest, which is written last and says what belongs there."""
+"""A finished corpus: a folder of indexed datasets, a tokenizer and a manifest, which is written last and lists what belongs to it."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ SAMPLES, SAMPLE_BYTES = 64, 1 << 16
 
 @dataclass(frozen=True)
 class Corpus:
-    """An opened corpus. `fingerprint` is the same for the same bytes, wherever they lie."""
+    """An opened corpus. `fingerprint` is the same for the same bytes, wherever they are."""
 
     path: Path
     manifest: dict[str, Any]
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
-        """Open a corpus folder and check that it is whole: the manifest is there and every file has the size it names.
+        """Open a corpus folder and check that it is complete: the manifest is there, and every file has the size that it gives.
 
         Raises UserError when it is missing, unfinished, cut short or of another format.
         """
@@ -37,12 +37,12 @@ class Corpus:
         for name, expected in manifest["outputs"].items():
             file = path / name
             if not file.is_file():
-                raise UserError(f"{file}: expected by the corpus's {MANIFEST_NAME}, found no such file; prepare the corpus anew.")
+                raise UserError(f"{file}: expected by the corpus's {MANIFEST_NAME}, found no such file; prepare the corpus anew")
             found = file.stat().st_size
             if found != expected["bytes"]:
                 raise UserError(
                     f"{file}: expected {expected['bytes']} bytes by {MANIFEST_NAME}, found {found}: cut short or altered; "
-                    "prepare the corpus anew."
+                    "prepare the corpus anew"
                 )
         return corpus
 
@@ -55,11 +55,11 @@ class Corpus:
         """Read every file and compare its SHA-256 with the manifest. Raises UserError for the first that differs."""
         for name, expected in self.manifest["outputs"].items():
             if sha256_of(self.path / name) != expected["sha256"]:
-                raise UserError(f"{self.path / name}: its SHA-256 is not that of {MANIFEST_NAME}: altered; prepare the corpus anew.")
+                raise UserError(f"{self.path / name}: its SHA-256 is not the one in {MANIFEST_NAME}; prepare the corpus anew")
 
     def sample_digest(self) -> str:
-        """Digest of pieces spread over every file, read in no time: tells a copy of other content from this one, if it differs in more than
-        a few places (`verify` reads everything)."""
+        """Digest of samples spread over every file, which are read in no time: tells this corpus from a copy with other content, if that
+        differs in more than a few places (`verify` reads everything)."""
         digest = hashlib.sha256()
         for name, expected in sorted(self.manifest["outputs"].items()):
             with open(self.path / name, "rb") as file:
@@ -87,7 +87,7 @@ class Corpus:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a corpus folder. Raises UserError when there is none or it is not one."""
+    """The manifest of a corpus folder. Raises UserError when it is missing or something else."""
     way_out = f"make one with: python -m data_tools.prepare --input TEXT --output-dir {path}"
     if not path.is_dir():
         raise UserError(f"{path}: expected a corpus folder, found {'a file' if path.exists() else 'nothing'}; {way_out}")
@@ -98,14 +98,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         known = manifest["format_version"] == FORMAT_VERSION and fingerprint_of(manifest["outputs"]) == manifest["fingerprint"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: expected a corpus manifest, found something else ({error!r}); prepare the corpus anew.") from error
+        raise UserError(f"{file}: expected a corpus manifest, found something else ({error!r}); prepare the corpus anew") from error
     if not known:
-        raise UserError(f"{file}: expected format {FORMAT_VERSION} and a fingerprint that fits the outputs; prepare the corpus anew.")
+        raise UserError(f"{file}: expected format {FORMAT_VERSION} and a fingerprint that fits the outputs; prepare the corpus anew")
     return manifest
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Make the folder a corpus: write the manifest aside, then give it its name."""
+    """Make the folder a corpus: write its manifest, whole or not at all."""
     aside.write_text(path / MANIFEST_NAME, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
 
 

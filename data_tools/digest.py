@@ -1,4 +1,4 @@
-"""What a file's contents are known by. Imports nothing heavy: commands that answer at once import it."""
+"""What identifies a file's contents. Imports nothing heavy, since commands that must start fast import it."""
 
 import hashlib
 from pathlib import Path

@@ -14,7 +14,7 @@ from data_tools.vocabulary import UNKNOWN_ID, load_processor
 
 
 class Block(NamedTuple):
-    """Where some documents lie in a spool, which lines count, and the split of each document."""
+    """Where some documents lie in a spool, which lines are kept, and the split of each document."""
 
     spool: Path
     offset: int
@@ -26,7 +26,7 @@ class Block(NamedTuple):
 
 
 class EncodedPart(NamedTuple):
-    """What a block gives to one split."""
+    """What a block contributes to one split."""
 
     ids: np.ndarray  # (tokens,)
     sizes: np.ndarray  # (sentences,), tokens of each

@@ -1,4 +1,4 @@
-"""What is the user's to mend, and how the commands end.
+"""Mistakes that the user can fix, and how the commands end.
 
 Exit status 2: the user gave something that cannot be used. Exit status 1: something broke.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 GIVEN = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
-"""What is wrong with a path that was given, and not with the disk."""
+"""What is wrong with a path that the user gave, rather than with the disk."""
 
 
 class UserError(Exception):
@@ -28,7 +28,7 @@ def first_line(error: Exception) -> str:
 
 
 def wrong_path(error: OSError) -> str | None:
-    """What to say of a path that was given and cannot be used; None when something else is wrong."""
+    """What to say about a path that was given and cannot be used; None when something else is wrong."""
     return f"{error.filename}: {error.strerror}; name another path" if error.filename and error.errno in GIVEN else None
 
 
@@ -48,7 +48,7 @@ def run_command(main: Callable[[], None]) -> None:
         with suppress(OSError):
             sys.stdout.flush()
         print("interrupted", file=sys.stderr, flush=True)
-        os._exit(130)  # a library's threads may be at work still; the interpreter's end would wait for them, or break under them
+        os._exit(130)  # a library's threads may still be working; a normal exit would wait for them, or crash
     except BrokenPipeError:  # `... | head`
         sys.stderr.close()
         sys.exit(1)

@@ -12,64 +12,71 @@ import numpy as np
 
 from data_tools.compression import DAMAGES, open_decompressed
 from data_tools.errors import UserError
-from data_tools.filters import content_key
+from data_tools.filters import content_key, letters_and_digits
 
-LEAST_LETTERS = 10  # a shorter text ("그는 배우이다.") says nothing about an example and stands in many articles
+LEAST_LETTERS = 10  # a shorter text ("그는 배우이다.") says nothing about an example and occurs in many articles
 _JSON = re.compile(r'\s*(\[\s*(\[\s*[\[{"\d]|[{"])|\{\s*")')  # not the wiki link that a text may begin with
-_NO_WORD = re.compile(r"[\W_]+")
 
 
 def read_exclusions(files: list[Path], split: Callable[[str], list[str]]) -> np.ndarray:
     """Sorted `content_key`s of every text in the files, whole and sentence by sentence.
 
     files: JSON (KLUE's arrays of objects, or any other: all strings in it), JSON lines, or plain text; compressed ones too. split: the
-    corpus's own splitter. Raises UserError for a file that is missing, empty or no text.
+    corpus's own splitter. Raises UserError for a file that is missing, empty or not text.
     """
     keys = set()
     for file in files:
         found = 0
         for text in _texts(file):
             for part in {text, *split(text)}:
-                if len(_NO_WORD.sub("", part)) >= LEAST_LETTERS:
+                if len(letters_and_digits(part)) >= LEAST_LETTERS:
                     keys.add(content_key(part))
                     found += 1
         if not found:
-            raise UserError(f"--exclude {file}: expected KLUE JSON or plain text, found no text of {LEAST_LETTERS} letters; check it.")
+            raise UserError(f"--exclude {file}: expected KLUE JSON or plain text, found no text of {LEAST_LETTERS} letters; check it")
     return np.array(sorted(keys), dtype=np.uint64)
 
 
 def _texts(file: Path) -> Iterator[str]:
-    try:
-        with open(file, "rb") as raw, open_decompressed(raw) as stream:
-            content = stream.read().decode("utf-8-sig")
-    except (OSError, *DAMAGES) as error:
-        raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file.") from None
+    """All strings of JSON or JSON lines; of any other text the lines and their columns."""
+    content = _read(file)
     try:
         yield from _strings(json.loads(content))
         return
     except (ValueError, RecursionError) as error:
-        whole = error
-    lines = content.split("\n")  # a string may hold U+2028, which splitlines() takes for an end
+        problem = str(error)
     found: list[Any] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(content.split("\n"), 1):  # a string may hold U+2028, which splitlines() takes for an end
         try:
             found += [json.loads(line)] if line.strip() else []
         except (ValueError, RecursionError) as error:
             if not _JSON.match(content):
-                for text in content.splitlines():
-                    yield from {text, *text.split("\t")}  # columns, perhaps
-                for cells in _table(content):
-                    yield from cells
+                yield from _lines_and_columns(content)
                 return
-            where = f"line {number}: {error}" if found else str(whole)
-            raise UserError(f"--exclude {file}: begins as JSON, but is neither JSON nor JSON lines ({where}); mend it.") from None
+            where = f"line {number}: {error}" if found else problem
+            raise UserError(f"--exclude {file}: begins as JSON, but is neither JSON nor JSON lines ({where}); fix it") from None
     yield from _strings(found)
 
 
+def _read(file: Path) -> str:
+    try:
+        with open(file, "rb") as raw, open_decompressed(raw) as stream:
+            return stream.read().decode("utf-8-sig")
+    except (OSError, *DAMAGES) as error:
+        raise UserError(f"--exclude {file}: cannot be read ({getattr(error, 'strerror', None) or error}); check the file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--exclude {file}: expected UTF-8 text, found other bytes; convert the file") from None
+
+
+def _lines_and_columns(content: str) -> Iterator[str]:
+    for line in content.splitlines():
+        yield from {line, *line.split("\t")}
+    for cells in _table(content):
+        yield from cells
+
+
 def _table(content: str) -> list[list[str]]:
-    """The cells of text that is a table with commas: two columns or more, as many in every row. Else nothing."""
+    """The cells of a comma-separated table: two or more columns, the same number in every row. Nothing for any other text."""
     try:
         rows = [row for row in csv.reader(io.StringIO(content), strict=True) if row]
     except csv.Error:

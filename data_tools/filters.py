@@ -1,4 +1,4 @@
-"""Which sentences stay out of a corpus, and why: by length, by script, or because they stand in text that must not be seen."""
+"""Which sentences are left out of a corpus, and why: by length, by script, or because they occur in text that must not be seen."""
 
 import re
 import unicodedata
@@ -34,12 +34,12 @@ class SentenceFilter:
     min_characters: int = 2
     max_characters: int = 4000
     script: str | None = None
-    """A name of SCRIPTS: sentences less than half of whose letters are of it stay out."""
+    """A key of SCRIPTS: sentences with less than half of their letters in it are left out."""
     excluded: Path | None = None
     """An .npy file of sorted `content_key`s."""
 
     def reason(self, sentence: str) -> str | None:
-        """Why the sentence stays out: "short", "long", "script" or "excluded"; None when it stays."""
+        """Why the sentence is left out: "short", "long", "script" or "excluded"; None when it is kept."""
         if len(sentence) < self.min_characters:
             return "short"
         if len(sentence) > self.max_characters:
@@ -53,10 +53,15 @@ class SentenceFilter:
         return None
 
 
+def letters_and_digits(text: str) -> str:
+    """A text's letters and digits alone."""
+    return _NO_WORD.sub("", text)
+
+
 def content_key(text: str) -> int:
     """XXH3-64 of the letters and digits alone, after NFKC and case folding: the same for a sentence with other spaces or punctuation, or
-    with the numbers of notes at its end."""
-    plain = _NO_WORD.sub("", _NOTES.sub("", unicodedata.normalize("NFKC", text).casefold()))
+    with note numbers at its end."""
+    plain = letters_and_digits(_NOTES.sub("", unicodedata.normalize("NFKC", text).casefold()))
     return xxhash.xxh3_64_intdigest(plain.encode("utf-8", "replace"))
 
 

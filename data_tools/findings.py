@@ -1,4 +1,4 @@
-"""What can be found out about a finished corpus, for a report."""
+"""Facts about a finished corpus, for a report."""
 
 import random
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Findings:
 
     @classmethod
     def of(cls, corpus: Corpus, num_samples: int = 5, seed: int = 0, seed_model: str | None = None) -> "Findings":
-        """Look into an opened corpus. seed_model: whose tokenizer stands beside the corpus's own on the same sentences."""
+        """Examine an opened corpus. seed_model: its tokenizer is compared with the corpus's own on the same sentences."""
         processor = load_processor(corpus.tokenizer_dir)
         is_byte = np.array([processor.is_byte(piece) for piece in range(corpus.vocab_size)])
         datasets = {name: corpus.split(name) for name in SPLITS}
@@ -116,5 +116,5 @@ def _load_tokenizer(model: str) -> Any:
     logging.set_verbosity_error()  # sentences longer than its model takes are fine here
     try:
         return AutoTokenizer.from_pretrained(locate_model(model), trust_remote_code=False)
-    except Exception as error:  # what a damaged file makes of transformers is anyone's guess
-        raise UserError(f"--seed-model {model}: its tokenizer cannot be loaded ({first_line(error)}).") from error
+    except Exception as error:  # a damaged file can make transformers raise anything
+        raise UserError(f"--seed-model {model}: its tokenizer cannot be loaded ({first_line(error)})") from error

@@ -21,11 +21,7 @@ def describe(findings: Findings) -> str:
         f"{corpus.path}: {corpus.vocab_size} pieces, {manifest['token_dtype']} tokens, fingerprint {corpus.fingerprint[:16]}",
         f"made from {len(manifest['settings']['inputs'])} file(s), {documents['found']} documents: "
         f"{documents['without_sentences']} without sentences, {documents['failed']} could not be parsed",
-        *(
-            ["sentences " + ", ".join(f"{reason} {count}" for reason, count in manifest["sentences"].items())]
-            if "sentences" in manifest
-            else []
-        ),
+        "sentences " + ", ".join(f"{reason} {count}" for reason, count in manifest["sentences"].items()),
         "",
         f"{'split':6} {'documents':>10} {'sentences':>11} {'tokens':>13} {'characters':>13} {'unknown':>8} {'bytes':>8}"
         "  tokens a sentence: 5 %, median, 95 %, longest",
@@ -46,7 +42,7 @@ def describe(findings: Findings) -> str:
         f"{f.tokenizer:40} {f.tokens_per_word:>14.2f} {f.characters_per_token:>19.2f} {100 * f.unknown:>7.2f} %" for f in findings.fertility
     ]
     if len(findings.fertility) == 1:
-        lines.append("(--seed-model puts the seed's own tokenizer beside it)")
+        lines.append("(--seed-model adds the seed's own tokenizer for comparison)")
     for name in SPLITS:
         lines += ["", f"from {name}:"]
         for sample in findings.samples[name]:
@@ -60,7 +56,7 @@ def main() -> None:
         prog="python -m data_tools.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", type=Path, metavar="CORPUS")
-    parser.add_argument("--samples", type=int, default=5, help="sentences shown of each split (default 5)")
+    parser.add_argument("--samples", type=int, default=5, help="sentences shown of each split (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     parser.add_argument("--seed-model", help="folder, hub id or package:NAME/PATH: its tokenizer on the same sentences")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead of the report")

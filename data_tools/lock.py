@@ -1,4 +1,4 @@
-"""One command at a time in an output folder: an interrupted run's ranks may still be saving when the next start comes."""
+"""One command at a time in an output folder: an interrupted run's ranks may still be saving when the next one starts."""
 
 import errno
 import fcntl
@@ -10,14 +10,14 @@ from pathlib import Path
 from data_tools.errors import UserError
 
 WAIT_SECONDS = 60.0
-FAR_SECONDS = 150.0  # for a holder on another host: NFS 4 lets go of what a host that died held after its lease, usually 90 s
-_held: dict[Path, int] = {}  # file descriptors; the kernel lets go of the lock when the process ends, however it ends
+FAR_SECONDS = 150.0  # for a holder on another host: NFS 4 releases the locks of a host that died when its lease ends, usually after 90 s
+_held: dict[Path, int] = {}  # file descriptors; the kernel releases the lock when the process ends, however it ends
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def hold(folder: Path) -> None:
-    """Hold FOLDER/lock (flock) until `release` or this process ends. Waits a minute for another
-    holder, two and a half for one on another host, then raises UserError that names it.
+    """Hold FOLDER/lock (flock) until `release` or the end of this process. Waits a minute for another holder, two and a half for one on
+    another host, then raises a UserError that names it.
 
     Makes the folder when it is missing. On a file system without locks it says so and goes on.
     """
@@ -46,17 +46,17 @@ def hold(folder: Path) -> None:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
                 raise
-            print(f"{folder}: its file system has no locks ({error.strerror}); see that nothing else works there", flush=True)
+            print(f"{folder}: its file system has no locks ({error.strerror}); make sure that nothing else works there", flush=True)
         if os.fstat(descriptor).st_nlink:
             break
-        os.close(descriptor)  # who held it has removed it since we opened it
+        os.close(descriptor)  # its holder has removed it since we opened it
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _held[path] = descriptor
 
 
 def release(folder: Path) -> None:
-    """Let go of what `hold` holds, and remove the file."""
+    """Release what `hold` holds, and remove the file."""
     path = folder.resolve() / "lock"
     if path in _held:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""MMIDIDX indexed datasets: a .bin file of token ids and an .idx file that says where its items and documents lie.
+"""MMIDIDX indexed datasets: a .bin file of token ids and an .idx file that says where its items and documents are.
 
 The format is Megatron-LM's, which DeepSpeed 0.19.8 reads (`MMapIndexedDataset`). All numbers are little-endian:
 
@@ -11,11 +11,14 @@ The document index begins with 0 and ends with the number of items: document d h
 
 import os
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from data_tools.aside import replacing
 from data_tools.errors import UserError
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -25,48 +28,49 @@ _HEADER = struct.Struct("<9sQBQQ")
 _CHUNK = 1 << 20  # items whose offsets are computed together
 
 
+@contextmanager
+def write_dataset(path_prefix: str | Path, dtype: type) -> Iterator["IndexedDatasetWriter"]:
+    """A writer of PREFIX.bin and PREFIX.idx. They get their names at the end of the block; a run that fails or is killed leaves neither."""
+    with (
+        replacing(Path(f"{path_prefix}.idx")) as index_path,
+        replacing(Path(f"{path_prefix}.bin")) as bin_path,
+        open(index_path, "w+b") as index_file,
+        open(bin_path, "wb") as bin_file,
+    ):
+        writer = IndexedDatasetWriter(bin_file, index_file, dtype)
+        yield writer
+        writer.finish()
+
+
 class IndexedDatasetWriter:
-    """Writes PREFIX.bin and PREFIX.idx aside and gives them their names in `close`: a killed run leaves neither.
+    """Writes the two files of a dataset; see `write_dataset`."""
 
-    As a context manager it closes on success and removes what it wrote on an error.
-    """
-
-    def __init__(self, path_prefix: str | Path, dtype: type) -> None:
+    def __init__(self, bin_file: BinaryIO, index_file: BinaryIO, dtype: type) -> None:
         codes = {np.dtype(known): code for code, known in DTYPES.items()}
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._dtype_code = codes[np.dtype(dtype)]
-        self._prefix = str(path_prefix)
         self._document_ends: list[np.ndarray] = []
-        self._open_sizes: list[int] = []  # of the document that add_item fills
         self._num_items = 0
         self.num_tokens = 0
-        self._bin = open(self._prefix + ".bin.partial", "wb")  # noqa: SIM115  (closed in close or abandon)
-        self._index = open(self._prefix + ".idx.partial", "w+b")  # noqa: SIM115
-        self._index.write(bytes(_HEADER.size))  # the sizes follow as they come: in memory there is a number a document, not a sentence
-
-    def add_item(self, ids: np.ndarray | list[int]) -> None:
-        """Append one item (a sentence) to the current document."""
-        self._write(np.asarray(ids))
-        self._open_sizes.append(len(ids))
-
-    def end_document(self) -> None:
-        """End the current document; one without items is none."""
-        if self._open_sizes:
-            self._append(np.asarray(self._open_sizes), np.asarray([len(self._open_sizes)]))
-            self._open_sizes = []
+        self._bin, self._index = bin_file, index_file
+        self._index.write(bytes(_HEADER.size))  # the sizes follow as they come: memory holds a number for each document, not each sentence
 
     def add_documents(self, ids: np.ndarray, sizes: np.ndarray, items_per_document: np.ndarray) -> None:
-        """Append several whole documents: ids (tokens,), sizes (items,) and items_per_document (documents,)."""
-        assert not self._open_sizes, "end_document first"
+        """Append whole documents: ids (tokens,), sizes (items,) and items_per_document (documents,)."""
         assert sizes.sum() == len(ids) and items_per_document.sum() == len(sizes)
-        if len(sizes):
-            self._write(ids)
-            self._append(sizes, items_per_document)
+        if not len(sizes):
+            return
+        limits = np.iinfo(self._dtype.name)
+        if len(ids) and (ids.min() < limits.min or ids.max() > limits.max):
+            raise ValueError(f"token ids from {ids.min()} to {ids.max()} do not fit {self._dtype}")
+        self._bin.write(ids.astype(self._dtype).tobytes())
+        self._index.write(sizes.astype("<i4").tobytes())
+        self._document_ends.append(self._num_items + np.cumsum(items_per_document, dtype="<i8"))
+        self.num_tokens += len(ids)
+        self._num_items += len(sizes)
 
-    def close(self) -> None:
-        """Write the index and give both files their names."""
-        self.end_document()
-        self._bin.close()
+    def finish(self) -> None:
+        """Complete the index: offsets, documents and, over the zeros at its beginning, the header."""
         document_index = np.concatenate([np.zeros(1, "<i8"), *self._document_ends]).astype("<i8")
         end = 0
         for first in range(0, self._num_items, _CHUNK):
@@ -81,37 +85,6 @@ class IndexedDatasetWriter:
         self._index.write(document_index.tobytes())
         self._index.seek(0)
         self._index.write(_HEADER.pack(MAGIC, VERSION, self._dtype_code, self._num_items, len(document_index)))
-        self._index.close()
-        for extension in (".bin", ".idx"):
-            os.replace(self._prefix + extension + ".partial", self._prefix + extension)
-
-    def abandon(self) -> None:
-        """Remove what was written."""
-        for extension, file in ((".bin", self._bin), (".idx", self._index)):
-            Path(self._prefix + extension + ".partial").unlink(missing_ok=True)
-            with suppress(OSError):  # a full disk has no room for what is still in memory
-                file.close()
-
-    def __enter__(self) -> "IndexedDatasetWriter":
-        return self
-
-    def __exit__(self, error_type: type | None, *_: object) -> None:
-        if error_type is None:
-            self.close()
-        else:
-            self.abandon()
-
-    def _write(self, ids: np.ndarray) -> None:
-        limits = np.iinfo(self._dtype.name)
-        if len(ids) and (ids.min() < limits.min or ids.max() > limits.max):
-            raise ValueError(f"token ids from {ids.min()} to {ids.max()} do not fit {self._dtype}")
-        self._bin.write(ids.astype(self._dtype).tobytes())
-        self.num_tokens += len(ids)
-
-    def _append(self, sizes: np.ndarray, items_per_document: np.ndarray) -> None:
-        self._index.write(sizes.astype("<i4").tobytes())
-        self._document_ends.append(self._num_items + np.cumsum(items_per_document, dtype="<i8"))
-        self._num_items += len(sizes)
 
 
 class IndexedDataset:
@@ -131,14 +104,14 @@ class IndexedDataset:
         self.path = bin_path
         for path in (index_path, bin_path):
             if not path.is_file():
-                raise UserError(f"{path}: expected a file of an indexed dataset, found none; make the corpus with data_tools.prepare.")
+                raise UserError(f"{path}: expected a file of an indexed dataset, found none; make the corpus with data_tools.prepare")
         with open(index_path, "rb") as stream:
             header = stream.read(_HEADER.size)
         if len(header) < _HEADER.size or not header.startswith(MAGIC):
-            raise UserError(f"{index_path}: expected an MMIDIDX index, found another format; make the corpus anew.")
+            raise UserError(f"{index_path}: expected an MMIDIDX index, found another format; make the corpus anew")
         _, version, dtype_code, num_items, num_ends = _HEADER.unpack(header)
         if version != VERSION or dtype_code not in DTYPES:
-            raise UserError(f"{index_path}: expected MMIDIDX version 1 of an integer dtype, found {version}, dtype code {dtype_code}.")
+            raise UserError(f"{index_path}: expected MMIDIDX version 1 of an integer dtype, found {version}, dtype code {dtype_code}")
         _check_size(index_path, _HEADER.size + 12 * num_items + 8 * num_ends)
         self.sizes = _map(index_path, "<i4", _HEADER.size, num_items)
         self.offsets = _map(index_path, "<i8", _HEADER.size + 4 * num_items, num_items)
@@ -166,4 +139,4 @@ def _map(path: Path, dtype: str | np.dtype, offset: int, length: int) -> np.ndar
 def _check_size(path: Path, expected: int) -> None:
     found = path.stat().st_size
     if found != expected:
-        raise UserError(f"{path}: expected {expected} bytes, found {found}: the file is cut short or altered; make the corpus anew.")
+        raise UserError(f"{path}: expected {expected} bytes, found {found}: the file is cut short or altered; make the corpus anew")

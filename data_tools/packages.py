@@ -1,4 +1,4 @@
-"""Models that lie in installed Python packages: `package:NAME/PATH`."""
+"""Models inside installed Python packages: `package:NAME/PATH`."""
 
 import importlib.util
 from pathlib import Path

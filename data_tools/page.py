@@ -23,14 +23,14 @@ svg text { font: 12px system-ui, sans-serif; fill: #456; } .notice { background:
 def render(findings: Findings) -> str:
     """HTML."""
     manifest, corpus = findings.corpus.manifest, findings.corpus
-    documents, sentences = manifest["documents"], manifest.get("sentences", {})
+    documents = manifest["documents"]
     rows = []
     for name in SPLITS:
         counts, lengths = manifest["splits"][name], findings.lengths[name]
         length = [f"{value:.0f}" for value in lengths] or ["-"] * 4
         shares = [f"{100 * share[name]:.3f} %" for share in (findings.unknown, findings.byte_fallback)]
         rows.append([name, *(f"{counts[key]:,}" for key in ("documents", "sentences", "tokens", "characters")), *shares, *length])
-    left_out = [[reason, f"{count:,}"] for reason, count in sentences.items()]
+    left_out = [[reason, f"{count:,}"] for reason, count in manifest["sentences"].items()]
     fertility = [
         [f.tokenizer, f"{f.tokens_per_word:.2f}", f"{f.characters_per_token:.2f}", f"{100 * f.unknown:.2f} %"] for f in findings.fertility
     ]
@@ -47,9 +47,9 @@ def render(findings: Findings) -> str:
         _bars(findings.histogram),
         "<h2>Tokens a word, on the same sentences</h2>",
         _table(["tokenizer", "tokens a word", "characters a token", "unknown"], fertility),
+        "<h2>Sentences found, and left out by reason</h2>",
+        _table(["", "sentences"], left_out),
     ]
-    if left_out:
-        parts += ["<h2>Sentences found, and left out by reason</h2>", _table(["", "sentences"], left_out)]
     for name in SPLITS:
         parts += [f"<h2>From {name}</h2>", *(_sample(sample) for sample in findings.samples[name])]
     title = _escape(corpus.path.resolve().name)

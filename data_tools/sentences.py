@@ -1,6 +1,6 @@
-"""Paragraphs into sentences, for Korean and for Latin scripts: where a sentence may end, with a mark or without, and what forbids it.
+"""Paragraphs into sentences, for Korean and for Latin scripts: where a sentence may end, with a mark or without, and what prevents it.
 
-Only what is written decides: regular expressions, in linear time. benchmarks/sentences.py says how that compares with an analyser.
+Only the written form decides: regular expressions, in linear time. benchmarks/sentences.py compares this with a morphological analyser.
 """
 
 import re
@@ -12,27 +12,28 @@ from data_tools.errors import UserError
 
 _CLOSERS = "\"'”’)\\]」』》〉〕】"
 # An end mark (with its closing quotes, brackets and note numbers) before white space; or Korean "…다." glued to the next sentence.
-# The look-behind lets a run of marks be tried once, from its first: linear time on any text.
+# Because of the look-behind, a run of marks is tried only from its first: linear time on any text.
 _END = re.compile(
     f"(?<![.!?…。！？])(?:[.!?…。！？]+[{_CLOSERS}]*(?:\\[\\d{{1,3}}\\])*(?=\\s)|[。！？]+[{_CLOSERS}]*(?=\\S))|(?<=[다요])\\.(?=[가-힣])"
 )
-# Marks within a quotation or brackets end no sentence of the paragraph's own.
+# Marks within a quotation or brackets do not end a sentence of the paragraph.
 _ENCLOSED = re.compile(
     r"\([^()\n]{1,300}\)|\[[^\[\]\n]{1,300}\]|“[^“”\"\n]{1,300}[”\"]|‘[^‘’\n]{1,300}’|「[^「」\n]{1,300}」|『[^『』\n]{1,300}』|《[^《》\n]{1,300}》"
     r"""|〈[^〈〉\n]{1,300}〉|(?<!\S)"[^"“”\n]{1,300}["”]|(?<!\S)'[^'‘’\n]{1,300}['’](?![A-Za-z])"""
 )
 _OPENER = re.compile(r"[(\[“‘「『《〈\"']")
-# What stands before a full stop that ends nothing: a number (a date, an item of a list), an initial, an abbreviation.
+# What comes before a full stop that does not end a sentence: a number (a date, an item of a list), an initial, an abbreviation.
 _NO_END_BEFORE = re.compile(
     r"""(?:^|[\s(\["'“‘])(?:\d{1,4}|\d{4}\.\d{1,2}(?:\.\d{1,2})?|[A-Z]|[A-Z](?:\.[A-Z])+|[가나다라마바사아자차카타파하]
     |Mr|Mrs|Ms|Dr|St|Prof|Gen|Sen|Rev|Lt|Col|Capt|Jr|Sr|vs|cf|ca|al|No|Vol|vol|pp|Fig|fig|e\.g|i\.e)$""",
     re.VERBOSE,
 )
 _YEAR_BEFORE = re.compile(r"\s\d{3,4}$")
-# What follows a quotation that goes on: "…" 라고 말했다
+# What comes after a quotation when the sentence goes on: "…" 라고 말했다
 _QUOTE_GOES_ON = re.compile(r"\s+(?:이?라고|이?라는|이?라며|이?라면서|하고|하며|라|고|는|며|면서|란|이란)(?=[\s,.]|$)")
-# Korean without a mark: endings that no noun shares and that seldom lead on. Not among them: 하다, 이다 (하다 보니, 아이다), 갔다, 들었다
-# (갔다 온, 들었다 놓는), 함, 임, 됨 (잠수함, 모임, 삭제됨 등). Each was weighed on an encyclopedia, where hardly any should split.
+# Korean without a mark: endings that no noun shares and after which a sentence seldom goes on. Not among them: 하다, 이다 (하다 보니,
+# 아이다), 갔다, 들었다 (갔다 온, 들었다 놓는), 함, 임, 됨 (잠수함, 모임, 삭제됨 등). Each was tried on an encyclopedia, where hardly any
+# should split.
 _B = "".join(chr(code) for code in range(0xAC00 + 17, 0xD7A4, 28))  # the syllables that end in ㅂ
 _PREDICATE = f"""(?:(?<=[{_B}]니다[ ])|(?<=[것적]이다[ ])|(?<=[가-힣][한된는인진킨른든없같않많좋싶]다[ ])|(?<=것임[ ])|(?<=[요죠다]~[ ])
     |(?<=[였했됐있][다음][ ])|(?<=[되있없이]었[다음][ ])|(?<=[않많받]았[다음][ ])|(?<=[려뤄]졌[다음][ ])
@@ -56,9 +57,9 @@ _SPACE = re.compile(r"\s+")
 
 @cache
 def make_splitter(name: str) -> Callable[[str], list[str]]:
-    """What splits a text whose lines are paragraphs, by its name: "rules", "kiwi"; "lines", where each is a sentence already.
+    """The function that splits a text whose lines are paragraphs: "rules", "kiwi", or "lines", which takes each line for a sentence.
 
-    A worker process calls this too.
+    Worker processes call this too.
     """
     if name == "rules":
         return split_sentences
@@ -75,7 +76,7 @@ def _make_kiwi() -> Callable[[str], list[str]]:
         from kiwipiepy import Kiwi
     except ImportError as error:
         raise UserError(
-            "--splitter kiwi needs kiwipiepy, which is not installed; run pip install -e '.[kiwi]', or take --splitter rules"
+            "--splitter kiwi needs kiwipiepy, which is not installed; run pip install -e '.[kiwi]', or use --splitter rules"
         ) from error
     kiwi = Kiwi(num_workers=1)
 
@@ -93,7 +94,7 @@ def _split_lines(text: str) -> list[str]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text whose lines are paragraphs: white space made single, pieces without a letter or digit left out."""
+    """The sentences of a text whose lines are paragraphs. White space becomes single spaces; what has no letter or digit is left out."""
     sentences = []
     for paragraph in text.splitlines():
         if paragraph:
@@ -130,7 +131,7 @@ def _find_enclosed(paragraph: str) -> tuple[list[int], list[int]]:
 
 
 def _may_end_unmarked(paragraph: str, start: int, match: re.Match[str]) -> bool:
-    """Whether what ends without a mark is a sentence: of two words or more; a short request; a question with its question word."""
+    """Whether what ends without a mark is a sentence: two words or more, a short request, or a question with a question word."""
     nearest = paragraph[max(start, match.start() - _SHORT) : match.start()].lstrip()
     if nearest[-1] == "줘":
         return match.start() - start <= _SHORT and " " in nearest and "," not in nearest
@@ -143,9 +144,8 @@ def _may_end(paragraph: str, start: int, match: re.Match[str]) -> bool:
     marks, end = match.group(), match.end()
     following = paragraph[end : end + 12]
     next_character = following.lstrip()[:1]
-    if (
-        next_character.islower() and not "가" <= paragraph[match.start() - 1 : match.start()] <= "힣"
-    ):  # Latin goes on; "…이다. iOS는" does not
+    is_korean = "가" <= paragraph[match.start() - 1 : match.start()] <= "힣"
+    if next_character.islower() and not is_korean:  # "approx. two" goes on; after "…이다." a sentence may begin with "iOS는"
         return False
     if next_character.isupper() and _YEAR_BEFORE.search(paragraph, max(start, match.start() - 5), match.start()):
         return True  # "... in 1539. Various factions ..."

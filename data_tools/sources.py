@@ -1,4 +1,4 @@
-"""Input files as a stream of documents. What a file is, is told from its content, never from its name.
+"""Input files as a stream of documents. A file's format is told from its content, never from its name.
 
 Formats: MediaWiki XML dump; WikiExtractor's `<doc>` output; JSON lines with "text" (WikiExtractor's included); plain text, one
 paragraph a line, a blank line between documents. Each plain or compressed by bzip2, gzip or xz.
@@ -21,11 +21,11 @@ from data_tools.errors import UserError
 from data_tools.wikitext import DEFAULT_NAMESPACES, Namespaces
 
 HEAD_BYTES = 65536
-# So many paragraphs without a blank line are a list of lines, and taken as documents of LINES_TOGETHER each.
+# So many paragraphs without a blank line are taken for a list of lines, which becomes documents of LINES_TOGETHER lines each.
 MAX_PARAGRAPHS, LINES_TOGETHER = 10_000, 100
 _DOC_START = re.compile(r"<doc\b.*>\s*$")
 _DOC_TITLE = re.compile(r'\btitle="(.*)"[^"]*>\s*$')  # WikiExtractor escapes nothing in it
-# What lies beside a dump's pages, or a page that was saved as it is: lines of text to us, and no prose.
+# Files that come with a dump, or saved web pages: we would read them as lines of text, but they are not prose.
 _NO_PROSE = {
     "an SQL dump": re.compile(r"-- (MySQL|MariaDB|PostgreSQL|phpMyAdmin)\b.*dump", re.IGNORECASE),
     "the index of a multistream dump": re.compile(r"\d+:\d+:\S"),
@@ -35,7 +35,7 @@ _REDIRECT = re.compile(r"\s*#\s*(redirect|넘겨주기)\b", re.IGNORECASE)
 
 
 class Document(NamedTuple):
-    """One article, not yet split. `position` counts the bytes of the files, as they lie on disk, read so far."""
+    """One article, not yet split. `position` counts the bytes of the input files, as they are on disk, that were read so far."""
 
     title: str
     text: str  # paragraphs, one a line; or MediaWiki markup
@@ -58,15 +58,15 @@ def list_files(paths: list[Path], besides: Path | None = None) -> list[Path]:
             if besides and besides.resolve().is_relative_to(path.resolve()):
                 found = [file for file in found if not file.resolve().is_relative_to(besides.resolve())]
             if not found:
-                raise UserError(f"--input {path}: expected text files, found a directory without files; name another.")
+                raise UserError(f"--input {path}: expected text files, found a directory without files; name another")
             files += sorted(found, key=lambda file: file.relative_to(path).as_posix())
         else:
-            raise UserError(f"--input {path}: expected a file or a directory, found nothing there; check the path.")
+            raise UserError(f"--input {path}: expected a file or a directory, found nothing there; check the path")
     return files
 
 
 def _walk(path: Path) -> Iterator[Path]:
-    """The files below, links to folders followed, each folder once."""
+    """The files in a folder and the folders below it, those that links lead to included, each folder once."""
     seen = set()
 
     def refuse(error: OSError) -> None:
@@ -85,7 +85,7 @@ def _walk(path: Path) -> Iterator[Path]:
 
 def _is_there(file: Path) -> bool:
     if file.is_symlink() and not file.exists():
-        raise UserError(f"--input: {file} is a link to nothing; remove it, or mount what it points to.")
+        raise UserError(f"--input: {file} is a link to nothing; remove it, or mount what it points to")
     return file.is_file()
 
 
@@ -96,7 +96,7 @@ def _is_hidden(relative: Path) -> bool:
 def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
     """The documents of one file, before which `start` bytes of others were read.
 
-    Raises UserError when it is damaged, cut short or no text.
+    Raises UserError when it is damaged, cut short or not text.
     """
     with open(path, "rb") as raw:
         try:
@@ -105,24 +105,24 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
             for document in _parse(stream, head, path):
                 yield document._replace(position=start + raw.tell())
         except DAMAGES as error:
-            raise UserError(
-                f"{path}: expected a whole compressed file, found it cut short or damaged ({error}); fetch it again."
-            ) from error
+            raise UserError(f"{path}: expected a whole compressed file, found it cut short or damaged ({error}); fetch it again") from error
         except UnicodeDecodeError as error:
             found = error.object[error.start]
             raise UserError(
-                f"{path}: expected UTF-8 text (or a MediaWiki dump), found the byte 0x{found:02x}; convert the file or leave it out."
+                f"{path}: expected UTF-8 text (or a MediaWiki dump), found the byte 0x{found:02x}; convert the file or leave it out"
             ) from error
         except ElementTree.ParseError as error:
-            raise UserError(f"{path}: expected well-formed XML to the end, found: {error}; the dump is cut short or damaged.") from error
+            raise UserError(f"{path}: expected well-formed XML to the end, found: {error}; the dump is cut short or damaged") from error
         except (ValueError, LookupError) as error:  # XML that declares an encoding the parser does not know
-            raise UserError(f"{path}: expected UTF-8 or UTF-16, found an encoding no one can read ({error}); convert the file.") from error
-        except OSError as error:  # bz2 reports damage so
-            raise UserError(f"{path}: cannot be read to the end: {error}; fetch it again or leave it out.") from error
+            raise UserError(
+                f"{path}: expected UTF-8 or UTF-16, found an encoding that cannot be read ({error}); convert the file"
+            ) from error
+        except OSError as error:  # bz2 reports damage like this
+            raise UserError(f"{path}: cannot be read to the end: {error}; fetch it again or leave it out") from error
 
 
 def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Document]:
-    """The documents, their positions not yet known, by the format that `head`, the file's beginning, shows."""
+    """The documents, in the format that `head`, the file's beginning, shows. Their positions are not known yet."""
     utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if utf16 else "utf-8-sig"
     start = codecs.getincrementaldecoder(encoding)("replace").decode(head)
@@ -130,12 +130,12 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
     if re.match(r"\s*(<\?xml\b[^>]*>\s*)?(<!--(?:(?!-->).)*-->\s*)*<mediawiki\b", start, re.DOTALL):
         return _parse_mediawiki(stream)
     if "\0" in start:
-        raise UserError(f"{path}: expected text, found binary data (a zero byte near the start); leave the file out.")
+        raise UserError(f"{path}: expected text, found binary data (a zero byte near the start); leave the file out")
     if first_line.lstrip().startswith("<?xml"):
-        raise UserError(f"{path}: expected a MediaWiki dump, found XML of another kind; convert it to plain text or JSON lines.")
+        raise UserError(f"{path}: expected a MediaWiki dump, found XML of another kind; convert it to plain text or JSON lines")
     for kind, sign in _NO_PROSE.items():
         if sign.match(first_line.strip()):
-            raise UserError(f"{path}: expected prose, found {kind}; leave the file out, or convert it to plain text or JSON lines.")
+            raise UserError(f"{path}: expected prose, found {kind}; leave the file out, or convert it to plain text or JSON lines")
     lines = io.TextIOWrapper(stream, encoding=encoding)
     if _DOC_START.match(first_line.strip()):
         return _parse_doc_elements(lines, path)
@@ -143,7 +143,7 @@ def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Docum
         return _parse_json_lines(lines, path)
     if re.match(r'\s*(\[\s*(\{|$|"[^"]*"\s*[],])|\{\s*\}?\s*$)', first_line):
         raise UserError(
-            f"{path}: expected JSON with an object a line, found an array or objects over lines; rewrite the file or leave it out."
+            f"{path}: expected JSON, an object a line, found an array, or an object over several lines; rewrite the file or leave it out"
         )
     return _parse_plain(lines)
 
@@ -161,15 +161,21 @@ def _parse_mediawiki(stream: BinaryIO) -> Iterator[Document]:
             found = element.iterfind("{*}namespaces/{*}namespace")
             namespaces = Namespaces.of_dump([(each.get("key", ""), each.text or "") for each in found])
         elif name == "page":
-            title = element.findtext("{*}title") or ""
-            number = element.findtext("{*}ns")  # which old exports lack
-            is_article = namespaces.has_article(title) if number is None else number.strip() == "0"
-            is_article = is_article and element.find("{*}redirect") is None
-            texts = [revision.findtext("{*}text") for revision in element.iterfind("{*}revision")] if is_article else []
-            text = (texts or [""])[-1] or ""
-            if is_article and not _REDIRECT.match(text):
-                yield Document(title, text, True, 0, namespaces)
+            if article := _read_page(element, namespaces):
+                yield article
             root.clear()  # or the whole dump stays in memory
+
+
+def _read_page(page: ElementTree.Element, namespaces: Namespaces) -> Document | None:
+    """The last revision of a page; None for a redirect and for what is not an article."""
+    title = page.findtext("{*}title") or ""
+    number = page.findtext("{*}ns")  # which old exports lack
+    is_article = namespaces.has_article(title) if number is None else number.strip() == "0"
+    if not is_article or page.find("{*}redirect") is not None:
+        return None
+    texts = [revision.findtext("{*}text") for revision in page.iterfind("{*}revision")]
+    text = (texts or [""])[-1] or ""
+    return None if _REDIRECT.match(text) else Document(title, text, True, 0, namespaces)
 
 
 def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[Document]:
@@ -184,18 +190,18 @@ def _parse_doc_elements(lines: TextIO, path: Path) -> Iterator[Document]:
                 found = _DOC_TITLE.search(line)
                 title = html.unescape(found.group(1)) if found else ""
             elif line.strip():
-                raise UserError(f'{path}: expected "<doc ...>" of WikiExtractor output, found {line[:60]!r}; run the extractor again.')
+                raise UserError(f'{path}: expected "<doc ...>" of WikiExtractor output, found {line[:60]!r}; run the extractor again')
         elif line.strip() == "</doc>":
             if paragraphs and html.unescape(paragraphs[0]).strip() == title.strip():
                 paragraphs = paragraphs[1:]
             yield Document(title, html.unescape("\n".join(paragraphs)), False, 0)
             paragraphs = None
         elif _DOC_START.match(line):
-            raise UserError(f'{path}: expected "</doc>" before the next "<doc ...>", found none in {title!r}; extract the file again.')
+            raise UserError(f'{path}: expected "</doc>" before the next "<doc ...>", found none in {title!r}; extract the file again')
         else:
             paragraphs.append(line)
     if paragraphs is not None:
-        raise UserError(f'{path}: expected "</doc>" at the end, found none in {title!r}: the file is cut short; extract it again.')
+        raise UserError(f'{path}: expected "</doc>" at the end, found none in {title!r}: the file is cut short; extract it again')
 
 
 def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[Document]:
@@ -204,17 +210,17 @@ def _parse_json_lines(lines: TextIO, path: Path) -> Iterator[Document]:
             continue
         try:
             article = json.loads(line)
-        except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
-            raise UserError(f"{path}, line {number}: expected one JSON object a line, found {line[:60]!r} ({error}).") from error
+        except (ValueError, RecursionError) as error:  # not only JSONDecodeError: a number may have thousands of digits
+            raise UserError(f"{path}, line {number}: expected one JSON object a line, found {line[:60]!r} ({error})") from error
         text = article.get("text") if isinstance(article, dict) else None
         if not isinstance(text, str):
-            raise UserError(f'{path}, line {number}: expected an object with a string "text", found {line[:60]!r}; mend the line.')
-        is_wikiextractor = "curid=" in str(article.get("url"))  # as it writes them, and it escapes <, > and &
+            raise UserError(f'{path}, line {number}: expected an object with a string "text", found {line[:60]!r}; fix the line')
+        is_wikiextractor = "curid=" in str(article.get("url"))  # WikiExtractor writes such addresses, and escapes <, > and &
         yield Document(str(article.get("title", "")), html.unescape(text) if is_wikiextractor else text, False, 0)
 
 
 def _parse_plain(lines: TextIO) -> Iterator[Document]:
-    """Documents between blank lines; of a list of lines, LINES_TOGETHER each at the most."""
+    """Documents separated by blank lines; a list of lines becomes documents of at most LINES_TOGETHER lines."""
     together: list[str] = []
     is_list = False
     for line in chain(lines, ["\n"]):

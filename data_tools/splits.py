@@ -12,7 +12,7 @@ LARGEST_HELD_OUT = 0.1  # of all sentences, for the default sizes
 
 
 def held_out_sizes(total: int, valid: int | None, test: int | None) -> tuple[int, int, list[str]]:
-    """Sentences for valid and test, and notices. None asks for the default, which shrinks on small inputs; a number is held to.
+    """Sentences for valid and test, and notices. None asks for the default, which shrinks on small inputs; a number is kept to.
 
     Raises UserError when what is asked for leaves less than half of the `total` sentences for training.
     """
@@ -26,15 +26,15 @@ def held_out_sizes(total: int, valid: int | None, test: int | None) -> tuple[int
     if sum(sizes) > total / 2:
         raise UserError(
             f"{sizes[0]} sentences for valid and {sizes[1]} for test: expected at most half of the input's {total} sentences; "
-            "give more text, or smaller --valid-sentences and --test-sentences."
+            "give more text, or smaller --valid-sentences and --test-sentences"
         )
     return sizes[0], sizes[1], notices
 
 
 def assign_documents(num_sentences: np.ndarray, valid: int, test: int, max_train: int | None, seed: int) -> np.ndarray:
-    """The split of each document, uint8, from the sentences of each: valid, then test, then train are filled in an order shuffled
-    by `seed` with the documents that still fit, so that no document straddles splits and no split exceeds its size
-    (but by a document larger than the whole split, when no smaller one is left), and one is left for each split that follows.
+    """The split of each document, uint8, from its number of sentences. Valid, then test, then train are filled, in an order shuffled by
+    `seed`, with the documents that still fit. So no document straddles splits, and no split exceeds its size, unless even the smallest
+    document that is left is larger. One document is left for each split that follows.
 
     Raises UserError when there are fewer documents than splits.
     """
@@ -44,7 +44,7 @@ def assign_documents(num_sentences: np.ndarray, valid: int, test: int, max_train
     if len(sizes) < needed:
         raise UserError(
             f"--input: expected at least {needed} documents, one for each split, found {len(sizes)}; separate documents by blank lines, "
-            "or give --valid-sentences 0 --test-sentences 0."
+            "or give --valid-sentences 0 --test-sentences 0"
         )
     left = list(range(len(sizes)))
     random.Random(seed).shuffle(left)
@@ -60,7 +60,7 @@ def assign_documents(num_sentences: np.ndarray, valid: int, test: int, max_train
 
 
 def _take(documents: list[int], sizes: list[int], target: int, most: int) -> list[int]:
-    """Those of the documents, `most` of them at the utmost, that fit one after another into the target; else the smallest one."""
+    """The documents, at most `most`, that fit into the target one after another; the smallest one if none fits."""
     taken: list[int] = []
     total = 0
     for document in documents:

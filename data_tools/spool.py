@@ -1,4 +1,4 @@
-"""The sentences of all documents, aside on disk between the two passes over the text: one a line, documents one after another."""
+"""The sentences of all documents, kept on disk between the two passes over the text: one a line, documents one after another."""
 
 import re
 import unicodedata
@@ -16,13 +16,14 @@ from data_tools.duplicates import first_occurrences
 from data_tools.filters import SentenceFilter
 from data_tools.sentences import make_splitter
 from data_tools.sources import Document
+from data_tools.vocabulary import INVISIBLE
 
 BLOCK_BYTES = 1 << 20
-_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]+")  # joiners and direction marks, too
+_INVISIBLE = re.compile(f"[{INVISIBLE}\u200c\u200d]+")  # joiners as well
 
 
 class SplitDocuments(NamedTuple):
-    """Some documents as sentences: `text` holds a line a sentence, the lists a number a document that has any."""
+    """Some documents as sentences: `text` holds one sentence a line, the lists one number for each document that has any."""
 
     text: bytes
     hashes: np.ndarray
@@ -35,7 +36,7 @@ class SplitDocuments(NamedTuple):
     failed: list[str]
     """Titles of the pages that could not be parsed."""
     position: int
-    """Bytes of the input files read when the last of them was."""
+    """Bytes of the input files that had been read with the last of them."""
 
 
 def split_documents(documents: list[Document], splitter: str, keep: SentenceFilter) -> SplitDocuments:
@@ -47,11 +48,11 @@ def split_documents(documents: list[Document], splitter: str, keep: SentenceFilt
     for document in documents:
         try:
             text = wikitext.to_paragraphs(document.text, document.namespaces) if document.is_wikitext else document.text
-        except Exception:  # whatever the parser stumbles over, it costs one page
+        except Exception:  # whatever the parser stumbles over costs one page only
             failed.append(document.title)
             continue
         lines = []
-        for sentence in split(text.replace("\0", "")):  # JSON may hold it, and no text that we would read again
+        for sentence in split(text.replace("\0", "")):  # JSON may hold it, but a file with it is not read as text
             if reason := keep.reason(sentence):
                 left_out[reason] += 1
             else:
@@ -70,12 +71,12 @@ def split_documents(documents: list[Document], splitter: str, keep: SentenceFilt
 
 
 def _as_compared(line: str) -> bytes:
-    """Lines that look the same give the same: NFKC, without what cannot be seen."""
+    """The same bytes for lines that look the same: NFKC, without what cannot be seen."""
     return unicodedata.normalize("NFKC", _INVISIBLE.sub("", line)).encode("utf-8", "replace")
 
 
 def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Tasks for workers: runs of documents of about BLOCK_BYTES characters together."""
+    """Tasks for workers: runs of documents of about BLOCK_BYTES / 2 characters in all."""
     batch: list[Document] = []
     size = 0
     for document in documents:
@@ -89,16 +90,16 @@ def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 class Spool:
-    """Sentences in a file, one a line; for each document its bytes, its lines, and how many of these count."""
+    """Sentences in a file, one a line; for each document its bytes, its lines, and how many of these are kept."""
 
     def __init__(self, folder: Path) -> None:
-        """An empty spool in an existing folder, to be filled; or with `load` one that was finished there."""
+        """A spool in an existing folder, to be filled; or with `load`, one that was finished there."""
         self.path, self._hashes, self._arrays = folder / "sentences.txt", folder / "hashes", folder / "documents.npz"
         self.num_bytes = self.num_lines = self.num_sentences = np.zeros(0, np.int64)  # (documents,), from `fill` or `load` on
         self.kept = np.zeros(0, bool)  # (lines,)
 
     def fill(self, splits: Iterable[SplitDocuments], keep_duplicates: bool) -> None:
-        """Write all documents; then count of equal sentences the first only, unless duplicates are kept."""
+        """Write all documents; of equal sentences keep only the first, unless duplicates are wanted."""
         num_bytes, num_lines = [], []
         with open(self.path, "wb") as text, open(self._hashes, "wb") as hashes:
             for split in splits:
@@ -134,17 +135,17 @@ class Spool:
             first, offset = last, int(ends[last - 1])
 
     def kept_lines(self, documents: slice) -> np.ndarray:
-        """Which lines of a block count; (lines,) bool."""
+        """Which lines of a block are kept; (lines,) bool."""
         first = int(self._first_line[documents.start])
         return self.kept[first : first + int(self.num_lines[documents].sum())]
 
     def read(self, offset: int, documents: slice) -> list[str]:
-        """The sentences of a block."""
+        """The kept sentences of a block."""
         return read_sentences(self.path, offset, int(self.num_bytes[documents].sum()), self.kept_lines(documents))
 
 
 def read_sentences(path: Path, offset: int, num_bytes: int, kept: np.ndarray) -> list[str]:
-    """The lines of a stretch of a spool file that count."""
+    """The kept lines in a stretch of a spool file."""
     with open(path, "rb") as stream:
         stream.seek(offset)
         lines = stream.read(num_bytes).decode("utf-8").split("\n")[:-1]

@@ -1,4 +1,4 @@
-"""The steps of data_tools.prepare as commands of their own, for those who want to see or change what goes between them.
+"""The steps of data_tools.prepare as commands of their own, for those who want to see or change what passes between them.
 
 python -m data_tools.steps sentences --input dump.xml.bz2 --output sentences.txt        one a line, a blank line between documents
 python -m data_tools.steps tokenizer --input sentences.txt --splitter lines --vocab-size 32000 --output-dir tokenizer
@@ -7,13 +7,13 @@ python -m data_tools.prepare --input sentences.txt --splitter lines --tokenizer 
 
 import argparse
 import os
-import shutil
 import signal
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from data_tools.aside import replacing
 from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences, tell_found
 from data_tools.errors import UserError, run_command
 from data_tools.options import add_input, add_seed, add_sentences, add_vocabulary, check_values, fill_vocabulary, new_parser
@@ -35,23 +35,17 @@ def collect(options: argparse.Namespace, folder: Path) -> Spool:
 def write_sentences(options: argparse.Namespace) -> None:
     """`sentences`: text that prepare reads again with --splitter lines."""
     if options.output.is_dir():
-        raise UserError(f"--output {options.output}: expected a file to write, found a folder; name a file in it.")
+        raise UserError(f"--output {options.output}: expected a file to write, found a folder; name a file in it")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".work-") as folder:
         spool = collect(options, Path(folder))
-        aside = Path(folder) / "output"  # a name of its own: the work in that folder has files, too
-        with open(aside, "w", encoding="utf-8") as output:
+        with replacing(options.output) as path, open(path, "w", encoding="utf-8") as output:
             for offset, documents in spool.blocks():
                 sentences = iter(spool.read(offset, documents))
                 for count in spool.num_sentences[documents].tolist():
                     if count:
                         output.writelines(f"{next(sentences)}\n" for _ in range(count))
                         output.write("\n")
-        if options.output.exists() and not options.output.is_file():  # /dev/stdout, a pipe
-            with open(aside, "rb") as found, open(options.output, "wb") as output:
-                shutil.copyfileobj(found, output)
-        else:
-            os.replace(aside, options.output.resolve())
     print(options.output)
 
 
@@ -59,7 +53,7 @@ def write_tokenizer(options: argparse.Namespace) -> None:
     """`tokenizer`: a folder for prepare's --tokenizer, trained on a random sample of all sentences."""
     fill_vocabulary(options)
     if options.output_dir.exists() and (not options.output_dir.is_dir() or any(options.output_dir.iterdir())):
-        raise UserError(f"--output-dir {options.output_dir}: expected a new or empty folder; give another.")
+        raise UserError(f"--output-dir {options.output_dir}: expected a new or empty folder; give another")
     options.output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output_dir.parent, prefix=".work-") as folder:
         spool = collect(options, Path(folder))
@@ -89,7 +83,7 @@ def main() -> None:
         if is_first:
             options = parser.parse_args()
             check_values(options)
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing behind beside the output
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind beside the output
             (write_sentences if options.step == "sentences" else write_tokenizer)(options)
 
 

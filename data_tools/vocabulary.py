@@ -48,14 +48,15 @@ CONFIGURATION = {
 """tokenizer_config.json."""
 SCORE_STEP = 1 / 64
 LONGEST_TRAINING_SENTENCE = 4192  # bytes; longer ones are left out of the training, not of the corpus
-# The sums of an E-step depend on how many threads share it, so that the number is fixed: the same model on every machine.
+# The sums of an E-step depend on how many threads share it, so the number is fixed: the same model on every machine.
 TRAINING_THREADS = 4
+INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060\ufeff" + "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
+"""White space of no width, direction marks: characters that vanish. The joiners U+200C and U+200D are not among them."""
 
 _SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029\u2581"
-_INVISIBLE = "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060\ufeff" + "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
 _LEADING_JAMO, _VOWEL_JAMO, _TRAILING_JAMO = range(0x1100, 0x1113), range(0x1161, 0x1176), range(0x11A8, 0x11C3)
 _SYLLABLES_WITHOUT_TRAIL = range(0xAC00, 0xD7A4, 28)
-# Separators within the export's normalizer: noncharacters. A text that contains such a thing has it escaped meanwhile.
+# Separators within the export's normalizer: noncharacters. Where a text contains one, it is escaped meanwhile.
 _JOINED, _APART = "\ufdd0", "\ufdd1"
 _ESCAPES = {"\ufdd2": "\ufdd2\ufdd3", _JOINED: "\ufdd2\ufdd4", _APART: "\ufdd2\ufdd5"}
 
@@ -71,7 +72,7 @@ def character_rules() -> dict[str, str]:
             continue
         if character in _SPACES or category == "Zs":
             rules[character] = " "
-        elif category == "Cc" or character in _INVISIBLE:
+        elif category == "Cc" or character in INVISIBLE:
             rules[character] = ""
         elif not 0x3131 <= code_point <= 0x318E:
             rules[character] = unicodedata.normalize("NFKC", character)
@@ -115,9 +116,7 @@ def normalization_table() -> str:
     return "".join(f"{_hexadecimal(source)}\t{_hexadecimal(target)}\n" for source, target in sorted(rules.items()))
 
 
-def train_vocabulary(
-    sentences: Iterable[str], size: int, model_type: str = "unigram", character_coverage: float = 0.9995, byte_fallback: bool = False
-) -> bytes:
+def train_vocabulary(sentences: Iterable[str], size: int, model_type: str, character_coverage: float, byte_fallback: bool) -> bytes:
     """A SentencePiece model of `size` pieces, special tokens included. The same sentences give the same bytes.
 
     model_type: unigram or bpe. character_coverage: the share of the text's characters that get a piece. byte_fallback: the others become
@@ -132,7 +131,7 @@ def train_vocabulary(
     def fed() -> Iterator[str]:
         try:
             yield from sentences
-        except Exception as error:  # SentencePiece makes a RuntimeError of its own of it
+        except Exception as error:  # SentencePiece turns it into a RuntimeError of its own
             broken.append(error)
             raise
 
@@ -165,7 +164,7 @@ def train_vocabulary(
     with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="ascii") as table:
         table.write(normalization_table())
         table.flush()
-        thread = threading.Thread(target=train, daemon=True)  # SentencePiece hears no Ctrl-C; this thread does, which waits
+        thread = threading.Thread(target=train, daemon=True)  # SentencePiece does not react to Ctrl-C; this thread, which waits, does
         thread.start()
         thread.join()
     for error in broken:
@@ -176,18 +175,18 @@ def train_vocabulary(
 
 
 def _training_failure(message: str) -> str:
-    """What SentencePiece says about a vocabulary size, in our words where we know them."""
+    """What SentencePiece says about a vocabulary size, in our words where we have any."""
     if too_many := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", message):
-        return f"the text supports at most {too_many[1]} pieces; give a smaller --vocab-size or more text."
+        return f"the text supports at most {too_many[1]} pieces; give a smaller --vocab-size or more text"
     if too_few := re.search(r"Vocabulary size is smaller than required_chars\. \d+ vs (\d+)", message):
-        return f"the text's characters alone need at least {too_few[1]} pieces; give a larger --vocab-size."
+        return f"the text's characters alone need at least {too_few[1]} pieces; give a larger --vocab-size"
     if "sentences_.empty()" in message or "all_chars_count" in message:
-        return f"expected sentences of up to {LONGEST_TRAINING_SENTENCE} bytes to train on, found none; give more text."
-    return f"expected text to train on, but SentencePiece refuses: {' '.join(message.split())} Give another --vocab-size or more text."
+        return f"expected sentences of up to {LONGEST_TRAINING_SENTENCE} bytes to train on, found none; give more text"
+    return f"expected text to train on, but SentencePiece refuses it ({' '.join(message.split())}); give another --vocab-size or more text"
 
 
 def _with_exact_scores(model_bytes: bytes, table_name: str) -> bytes:
-    """Round the scores to SCORE_STEP and take the temporary file's name, which is another every time, out of the model."""
+    """Round the scores to SCORE_STEP and remove the temporary file's name, which differs every time, from the model."""
     model = ModelProto.FromString(model_bytes)
     for piece in model.pieces:
         piece.score = round(piece.score / SCORE_STEP) * SCORE_STEP
@@ -201,13 +200,13 @@ def load_processor(tokenizer_dir: Path) -> sentencepiece.SentencePieceProcessor:
     """The SentencePiece model of a tokenizer folder. Raises UserError when there is none or it cannot be read."""
     model_file = tokenizer_dir / MODEL_NAME
     if not model_file.is_file():
-        raise UserError(f"{tokenizer_dir}: expected a tokenizer folder with {MODEL_NAME} in it, found none; give one that prepare made.")
+        raise UserError(f"{tokenizer_dir}: expected a tokenizer folder with {MODEL_NAME} in it, found none; give one that prepare made")
     try:
-        if not (content := model_file.read_bytes()):  # SentencePiece takes it for no model given
+        if not (content := model_file.read_bytes()):  # to SentencePiece this would mean that no model is given
             raise RuntimeError("the file is empty")
-        return sentencepiece.SentencePieceProcessor(model_proto=content)  # not by name: it may be no UTF-8
+        return sentencepiece.SentencePieceProcessor(model_proto=content)  # not by name, which may not be UTF-8
     except (RuntimeError, OSError) as error:
-        raise UserError(f"{model_file}: expected a SentencePiece model, but it cannot be read; make the folder anew.") from error
+        raise UserError(f"{model_file}: expected a SentencePiece model, but it cannot be read; make the folder anew") from error
 
 
 def export_tokenizer(model_bytes: bytes, folder: Path) -> None:
@@ -219,18 +218,18 @@ def export_tokenizer(model_bytes: bytes, folder: Path) -> None:
 
 
 def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
-    """The SentencePiece model of a tokenizer folder, once its Hugging Face side has been seen to give the same ids.
+    """The SentencePiece model of a tokenizer folder, after a check that its Hugging Face side gives the same ids.
 
     Raises UserError when a file is missing or the two disagree (XLM-R's tokenizer, for one, shifts SentencePiece's ids).
     """
     processor = load_processor(folder)
     for name in FILES:
         if not (folder / name).is_file():
-            raise UserError(f"{folder}: expected a tokenizer folder with {name} in it, found none; give one that prepare made.")
+            raise UserError(f"{folder}: expected a tokenizer folder with {name} in it, found none; give one that prepare made")
     try:
         tokenizer = Tokenizer.from_buffer((folder / "tokenizer.json").read_bytes())
     except Exception as error:  # the tokenizers library raises bare Exceptions
-        raise UserError(f"{folder / 'tokenizer.json'}: expected a Hugging Face tokenizer, but it cannot be read.") from error
+        raise UserError(f"{folder / 'tokenizer.json'}: expected a Hugging Face tokenizer, but it cannot be read") from error
     probes = [
         "".join(processor.id_to_piece(list(range(5, processor.vocab_size())))[:2000]),
         "가나다 ABC 123 ①②③ e\u0301",
@@ -242,19 +241,25 @@ def check_export(folder: Path) -> sentencepiece.SentencePieceProcessor:
     except Exception:  # a model without its unknown token
         same_ids = False
     if special_ids != list(range(len(SPECIAL_TOKENS))) or not same_ids:
-        raise UserError(f"{folder}: expected tokenizer.json to give the ids of {MODEL_NAME}, but they differ; give one that prepare made.")
-    try:
-        found = json.loads((folder / "tokenizer_config.json").read_bytes())
-        others = [key for key, value in CONFIGURATION.items() if key.endswith("_token") and found.get(key) != value]
-        others += ["tokenizer_class"] * (found.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend"))
-    except (ValueError, AttributeError, OSError):
-        others = ["all of it"]
-    if others:
+        raise UserError(f"{folder}: expected tokenizer.json to give the ids of {MODEL_NAME}, but they differ; give one that prepare made")
+    if others := _other_settings(folder / "tokenizer_config.json"):
         raise UserError(
-            f"{folder / 'tokenizer_config.json'}: expected what prepare writes there, found another {', '.join(others)}; "
-            "give a folder that prepare made."
+            f"{folder / 'tokenizer_config.json'}: expected what prepare writes there, found differences in {', '.join(others)}; "
+            "give a folder that prepare made"
         )
     return processor
+
+
+def _other_settings(file: Path) -> list[str]:
+    """What of a tokenizer_config.json is not as prepare writes it."""
+    try:
+        found = json.loads(file.read_bytes())
+        others = [key for key, value in CONFIGURATION.items() if key.endswith("_token") and found.get(key) != value]
+        if found.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+            others.append("tokenizer_class")
+    except (ValueError, AttributeError, OSError):
+        return ["all of it"]
+    return others
 
 
 def build_tokenizer(model_bytes: bytes) -> Tokenizer:
@@ -273,7 +278,7 @@ def build_tokenizer(model_bytes: bytes) -> Tokenizer:
     tokenizer.normalizer = _build_normalizer(model.normalizer_spec.precompiled_charsmap)
     # "first": what follows an added token (a mask, an entity marker) without a space is glued to it, as it is in the text
     metaspace: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "first", "split": True}
-    # What normalisation makes of full-width signs is text, and no piece that the model keeps for itself; nor is "<0x41>" the byte's.
+    # What normalisation makes of full-width signs is text and not a special token, nor is "<0x41>" in a text the piece of a byte.
     known = {piece.piece for piece in model.pieces}
     places = [_place_within(token, known) for token in SPECIAL_TOKENS] + ["(?<=<)(?=0x[0-9A-F]{2}>)"] * byte_fallback
     apart = pre_tokenizers.Split(Regex("|".join(places)), "isolated")
@@ -289,8 +294,8 @@ def build_tokenizer(model_bytes: bytes) -> Tokenizer:
 
 
 def _place_within(token: str, known: set[str]) -> str:
-    """Of the text that spells a special token, the first place that no piece may span and that does not part two unknown characters, which
-    would be one unknown piece."""
+    """A pattern for where to cut text that spells a special token: the first place that no piece may span and that does not part two
+    unknown characters, which would be one unknown piece. Where there is none, the place that comes closest."""
 
     def goodness(place: int) -> int:
         around = token[place - 1 : place + 1]
@@ -301,7 +306,7 @@ def _place_within(token: str, known: set[str]) -> str:
 
 
 def _merges(pieces: list[str]) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, in the order of what it makes."""
+    """Every pair of pieces that makes a piece, in the order of the pieces made."""
     known = set(pieces)
     return [
         (piece[:end], piece[end:])

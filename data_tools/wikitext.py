@@ -7,6 +7,7 @@ that is opened and never closed costs the rest of its line, never the rest of th
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
 from typing import NamedTuple
@@ -49,13 +50,13 @@ def _normalize(name: str) -> str:
 
 DEFAULT_NAMESPACES = Namespaces()
 
-# Elements whose content is no prose and which do not nest; but the content of nowiki is prose that is no markup.
+# Elements whose content is not prose and which do not nest; only the content of nowiki is prose, without any markup.
 _OPAQUE_NAMES = (
     "ref|references|nowiki|gallery|math|chem|ce|timeline|score|syntaxhighlight|source|code|pre|imagemap|templatedata|graph|mapframe|maplink"
     "|hiero|templatestyles|inputbox|style|script|section|indicator|includeonly"
 )
 _OPAQUE = re.compile(rf"<(?:(!--)|({_OPAQUE_NAMES})\b[^<>]*>)", re.IGNORECASE)
-# One that begins: the one before never ended.
+# Where another one begins, the one before never ended.
 _OPAQUE_ENDS = {name: re.compile(rf"<(?:/{name}\s*>|{name}\b[^<>]*(?<!/)>)", re.IGNORECASE) for name in _OPAQUE_NAMES.split("|")}
 _OPAQUE_ENDS["nowiki"] = re.compile(r"</nowiki\s*>", re.IGNORECASE)
 _OPAQUE_ENDS["!--"] = re.compile("-->")
@@ -90,14 +91,14 @@ _KNOWN_TAGS = (
 _BLOCK_TAGS = "blockquote|br|caption|center|dd|div|dl|dt|h[1-6]|hr|li|ol|p|poem|table|tbody|td|th|thead|tr|ul"
 _BLOCK_TAG = re.compile(_BLOCK_TAGS, re.IGNORECASE)
 _LONE_BLOCK_TAG = re.compile(rf"</?(?:{_BLOCK_TAGS})\b[^<>]*>", re.IGNORECASE)
-# What needs no parser, since nothing stands in it: <small>a</small>, [https://b.c d].
+# What needs no parser, since nothing is nested in it: <small>a</small>, [https://b.c d].
 _SIMPLE_TAG = re.compile(
     r"<(abbr|b|big|em|font|i|mark|s|small|span|strike|strong|sub|sup|u)(?: [^<>]*)?(?<!/)>([^<>\[\]]*)</\1>", re.IGNORECASE
 )
 _SIMPLE_EXTERNAL_LINK = re.compile(r"\[https?://[^\s\[\]<>\"'|]+ ([^\[\]<>\n]+)\]")
 _TAG_OVER_LINES = re.compile(rf"</?(?:{_KNOWN_TAGS})\b[^<>\n]*\n[^<>]*>", re.IGNORECASE)
 _NEEDS_PARSER = re.compile(r"</?[A-Za-z][^<>]*>|\[(?:[A-Za-z]{2,10}:)?//|\[(?:mailto|news|tel|urn|bitcoin|magnet):|://", re.IGNORECASE)
-# The parser's time grows with the square of what never closes; a line with more of these than any real one does without it.
+# The parser's time grows with the square of what is never closed; a line with more of these than any real one is not given to it.
 _MOST_MARKS = 100
 _EXTERNAL_LINK = re.compile(r"\[(?:[A-Za-z]{2,10}:)?//[^\s\[\]<>]*([^\[\]<>]*)\]|[A-Za-z]{2,10}://[^\s\[\]<>]+")
 # What is left of tables that templates began or ended, and of pages that nest badly.
@@ -121,7 +122,7 @@ _EMPTY_LABEL = re.compile(rf"(?:(?<=[(（])|(?<=[,;] )){_LABEL}(?:[,;] ?(?={_LAB
 _EMPTY_ITEM = re.compile(r"([,;、])(?: ?[,;、]){1,20}|(: )[,;] ")
 _BRACKET_EDGES = re.compile(r"([(（]) ?[,;、:][ ,;、:]{0,20}| ?[,;、][ ,;、]{0,20}(?=[)）])")
 _EMPTY_BRACKETS = re.compile(r" ?[(（] ?[·/]? ?[)）]")
-# Stands between quotes that a cut brought together: ''{{a}}'' is no apostrophe. No XML holds one.
+# Put between quotes that a cut brings together: ''{{a}}'' is not the four quotes that show an apostrophe. XML cannot hold this.
 _CUT = "\0"
 
 
@@ -144,12 +145,12 @@ def to_paragraphs(markup: str, namespaces: Namespaces = DEFAULT_NAMESPACES) -> s
 
 
 def _cut_opaque(text: str) -> str:
-    """Without comments and the elements whose content is not looked into; what nowiki protects becomes entities."""
+    """The text without comments and the elements whose content is not looked into; what nowiki protects becomes entities."""
     if "<" not in text:
         return text
     parts: list[str] = []
     position = 0
-    endless: set[str] = set()  # nothing ends these from here on: looked for once, or many of them cost the square of the page
+    endless: set[str] = set()  # these have no end from here on: it is looked for once, or many of them would cost the square of the page
     while start := _OPAQUE.search(text, position):
         parts.append(text[position : start.start()])
         if parts[-1].endswith("'"):
@@ -178,7 +179,7 @@ def _end_of_line(text: str, start: int, limit: int) -> int:
 
 
 class _Open(NamedTuple):
-    """Something that nests and has begun."""
+    """Something that nests and was begun."""
 
     kind: str  # "{{", "<table", "[[" (its label is prose) or "[[File" (nothing of it is)
     start: int
@@ -186,65 +187,92 @@ class _Open(NamedTuple):
     braces: int = 0  # of a template; of a link, whether its target holds one
 
 
+class _Stack:
+    """What is open, innermost last, and how many of each kind."""
+
+    def __init__(self) -> None:
+        self.items: list[_Open] = []
+        self.count: Counter[str] = Counter()
+
+    def push(self, item: _Open) -> None:
+        self.items.append(item)
+        self.count[item.kind] += 1
+
+    def pop(self) -> _Open:
+        item = self.items.pop()
+        self.count[item.kind] -= 1
+        return item
+
+    def top_is(self, *kinds: str) -> bool:
+        return bool(self.items) and self.items[-1].kind in kinds
+
+
 def _cut_nesting(text: str, namespaces: Namespaces) -> str:
-    """Without templates, HTML tables and links to files and categories; of other links, only their labels."""
-    stack: list[_Open] = []
+    """The text without templates, HTML tables and links to files and categories; of other links, only their labels."""
+    stack = _Stack()
     cuts: list[tuple[int, int]] = []
     unclosed: list[_Open] = []
-    num_open = {"{{": 0, "<table": 0, "[[": 0, "[[File": 0}
     for token in _NESTING.finditer(text):
-        first, start, end = token[0][0], token.start(), token.end()
-        if first == "[":
-            stack.append(_open_link(text, start, namespaces))
-            num_open[stack[-1].kind] += 1
-        elif first == "{":
-            stack.append(_Open("{{", start, end, end - start))
-            num_open["{{"] += 1
-        elif first == "<" and text[start + 1] != "/":
-            stack.append(_Open("<table", start, end))
-            num_open["<table"] += 1
-        elif first == "\n":  # a label ends with its line, a file's caption with its paragraph
-            blank = text.startswith("\n", end)
-            while stack and (stack[-1].kind == "[[" or (blank and stack[-1].kind == "[[File")):
+        mark, start, end = token[0], token.start(), token.end()
+        if mark == "[[":
+            stack.push(_open_link(text, start, namespaces))
+        elif mark[0] == "{":
+            stack.push(_Open("{{", start, end, end - start))
+        elif mark[0] == "<" and mark[1] != "/":
+            stack.push(_Open("<table", start, end))
+        elif mark == "\n":  # a label ends with its line, a file's caption with its paragraph
+            ended = ("[[", "[[File") if text.startswith("\n", end) else ("[[",)
+            while stack.top_is(*ended):
                 unclosed.append(stack.pop())
-                num_open[unclosed[-1].kind] -= 1
-        elif first == "]":
-            if end - start > 2 and stack and "[" in text[max(stack[-1].inside, start - 500) : start].rpartition("]")[2]:
-                start += 1  # the first ends an external link within: [[File:a.jpg|[http://b c]]]
-            while end - start >= 2 and stack and stack[-1].kind.startswith("[["):
-                link = stack.pop()
-                num_open[link.kind] -= 1
-                start += 2
-                if link.kind == "[[File":
-                    cuts.append((link.start, start))
-                else:
-                    inside = _label_start(text, link.inside, start - 2, cuts) if link.braces else link.inside
-                    cuts += [(link.start, inside), (start - 2, start)]
-        elif first == "<":
-            if num_open["<table"]:
-                while stack[-1].kind.startswith("[["):
-                    num_open[stack.pop().kind] -= 1
-                if stack[-1].kind == "<table":
-                    num_open["<table"] -= 1
-                    cuts.append((stack.pop().start, end))
+        elif mark[0] == "]":
+            _close_links(text, start, end, stack, cuts)
+        elif mark[0] == "<":
+            _close_table(end, stack, cuts)
         else:
-            while end - start >= 2 and num_open["{{"]:
-                while stack[-1].kind != "{{":
-                    num_open[stack.pop().kind] -= 1
-                template = stack.pop()
-                matched = min(template.braces, end - start, 3)
-                start += matched
-                if template.braces - matched >= 2:  # {{{{a}} b}}: the outer ones are still open
-                    stack.append(template._replace(braces=template.braces - matched))
-                else:
-                    num_open["{{"] -= 1
-                    cuts.append((template.start, start))
-    return _without(text, cuts, unclosed + stack)
+            _close_templates(start, end, stack, cuts)
+    return _without(text, cuts, unclosed + stack.items)
+
+
+def _close_links(text: str, start: int, end: int, stack: _Stack, cuts: list[tuple[int, int]]) -> None:
+    """End links at the closing brackets text[start:end]."""
+    if end - start > 2 and stack.items and "[" in text[max(stack.items[-1].inside, start - 500) : start].rpartition("]")[2]:
+        start += 1  # the first ends an external link within: [[File:a.jpg|[http://b c]]]
+    while end - start >= 2 and stack.top_is("[[", "[[File"):
+        link = stack.pop()
+        start += 2
+        if link.kind == "[[File":
+            cuts.append((link.start, start))
+        else:
+            inside = _label_start(text, link.inside, start - 2, cuts) if link.braces else link.inside
+            cuts += [(link.start, inside), (start - 2, start)]
+
+
+def _close_table(end: int, stack: _Stack, cuts: list[tuple[int, int]]) -> None:
+    """End a table at the tag that ends before `end`; links that are open in it are given up."""
+    if stack.count["<table"]:
+        while stack.top_is("[[", "[[File"):
+            stack.pop()
+        if stack.top_is("<table"):
+            cuts.append((stack.pop().start, end))
+
+
+def _close_templates(start: int, end: int, stack: _Stack, cuts: list[tuple[int, int]]) -> None:
+    """End templates at the closing braces text[start:end]; whatever is open in them is given up."""
+    while end - start >= 2 and stack.count["{{"]:
+        while not stack.top_is("{{"):
+            stack.pop()
+        template = stack.pop()
+        matched = min(template.braces, end - start, 3)
+        start += matched
+        if template.braces - matched >= 2:  # {{{{a}} b}}: the outer ones are still open
+            stack.push(template._replace(braces=template.braces - matched))
+        else:
+            cuts.append((template.start, start))
 
 
 def _open_link(text: str, start: int, namespaces: Namespaces) -> _Open:
     found = _TARGET.match(text, start + 2)
-    assert found is not None  # it matches nothing, too
+    assert found is not None  # it matches the empty string, too
     target, inside = found[0].strip(), start + 2
     is_piped = text.startswith("|", found.end())
     prefix, colon, _ = target.partition(":")
@@ -258,7 +286,7 @@ def _open_link(text: str, start: int, namespaces: Namespaces) -> _Open:
 
 
 def _label_start(text: str, inside: int, end: int, cuts: list[tuple[int, int]]) -> int:
-    """Where the label begins of a link whose target holds templates, cut already: behind the first bar that stands in none of them."""
+    """Where the label of a link begins whose target holds templates, which are cut already: behind the first bar outside them."""
     position = inside
     for first, last in sorted(takewhile(lambda cut: cut[0] >= inside, reversed(cuts))):
         bar = text.find("|", position, max(position, first))
@@ -269,7 +297,7 @@ def _label_start(text: str, inside: int, end: int, cuts: list[tuple[int, int]]) 
 
 
 def _without(text: str, cuts: list[tuple[int, int]], unclosed: list[_Open]) -> str:
-    """Cut; and of what never ended, the rest of its line, or only the link around a label."""
+    """The text without the cuts, and without what never ended: the rest of its line, or only the link around a label."""
     position = 0
     for item in sorted(unclosed, key=lambda item: item.start):
         if item.kind == "[[":
@@ -290,8 +318,21 @@ def _without(text: str, cuts: list[tuple[int, int]], unclosed: list[_Open]) -> s
 
 
 def _cut_tables(text: str) -> str:
-    """Without tables, which begin and end with a line, and nest. One that never ends loses the rows that follow it."""
+    """The text without tables, which begin and end with a line, and nest. One that never ends loses the rows that follow its start."""
     lines = text.split("\n")
+    ends = _table_ends(lines)
+    kept = []
+    last = -1
+    for number, line in enumerate(lines):
+        if number > last:
+            last = ends.get(number, -1)
+            end = lines[last].lstrip(_TABLE_INDENT) if last >= 0 else ""
+            kept.append(line if last < 0 else end[2:] if end.startswith("|}") else "")
+    return "\n".join(kept)
+
+
+def _table_ends(lines: list[str]) -> dict[int, int]:
+    """Number of a table's first line -> number of its last."""
     begun: list[int] = []
     ends: dict[int, int] = {}
     for number, line in enumerate(lines):
@@ -301,19 +342,12 @@ def _cut_tables(text: str) -> str:
         elif begun and line.startswith("|}"):
             ends[begun.pop()] = number
     last = -1
-    for number in begun:  # what is left of these never ends
+    for number in begun:  # those that are left never end
         if number > last:
             rows = (i - 1 for i in range(number + 1, len(lines)) if not lines[i].lstrip(_TABLE_INDENT).startswith(("|", "!")))
             last = next(rows, len(lines) - 1)
             ends[number] = last
-    kept = []
-    last = -1
-    for number, line in enumerate(lines):
-        if number > last:
-            last = ends.get(number, -1)
-            end = lines[last].lstrip(_TABLE_INDENT) if last >= 0 else ""
-            kept.append(line if last < 0 else end[2:] if end.startswith("|}") else "")
-    return "\n".join(kept)
+    return ends
 
 
 def _read_line(line: str, paragraphs: list[str]) -> None:
@@ -380,7 +414,7 @@ def _finish(line: str, paragraphs: list[str]) -> None:
 
 
 def _unquote(line: str) -> str:
-    """Without the quotes of bold and italic text, told from apostrophes as MediaWiki does: by their number, and by what has no partner."""
+    """The line without quotes for bold and italics, told from apostrophes as MediaWiki does: by number, and by what has no partner."""
     runs = list(_QUOTES.finditer(line))
     lengths = [len(run[0]) for run in runs]
     shown = ["'" * max(0, length - 5) if length != 4 else "'" for length in lengths]
@@ -400,7 +434,7 @@ def _unquote(line: str) -> str:
 
 
 def _choose_variant(match: re.Match[str]) -> str:
-    """Of text in several scripts, -{zh-hans:a;zh-hant:b}-, the first; of rules that show nothing, nothing."""
+    """The first variant of a text in several scripts, -{zh-hans:a;zh-hant:b}-; nothing for rules that show nothing."""
     flags, content = match[1] or "", match[2]
     if flags and not set(flags.split(";")) <= {"R", "A", "S"} and len(flags) == 1:
         return ""

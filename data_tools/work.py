@@ -1,5 +1,5 @@
-"""The folder of a corpus that is being made: what each finished step left there, and for which settings, so that a killed run's next
-start reuses it."""
+"""The folder of a corpus that is being made: what each finished step left there, and for which settings, so that the
+next start after a kill reuses it."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ class Work:
         self.path = path
 
     def finished(self, step: str, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """The facts that the step ended with, when it ended here before, with these settings and this very code; else None, and its
-        folder is empty."""
+        """The facts that the step ended with, if it was finished here before with these settings and this very code; else None, and its
+        folder is empty now."""
         try:
             record = json.loads((self.path / f"{step}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -31,7 +31,7 @@ class Work:
         return None
 
     def finish(self, step: str, settings: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-        """Everything of the step is written. Returns the facts."""
+        """Record that the step has written everything. Returns the facts."""
         record = {"settings": settings, "code": _code_sha256(), "facts": facts}
         aside.write_text(self.path / f"{step}.json", json.dumps(record))
         return facts

@@ -1,4 +1,4 @@
-"""Work shared out over processes, of this host or of several under MPI; results in the order of the tasks, memory bounded."""
+"""Work shared among processes, of this host or of several under MPI; results in the order of the tasks, memory bounded."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ _mpi_pool: Any = None
 
 @contextmanager
 def mpi_workers() -> Iterator[bool]:
-    """Under `mpirun` the processes beside the first serve as its workers until the block ends. Gives whether the caller is the first.
+    """Under `mpirun` the other processes serve the first as workers until the block ends. Gives whether the caller is the first.
 
     The hosts share the file system that the output lies on. Does nothing outside MPI.
     """
@@ -82,7 +82,7 @@ def _in_order(pool: Executor, function: Callable[[Task], Result], tasks: Iterabl
 
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Ctrl-C waits until the block has ended; processes that it starts are born so."""
+    """Ctrl-C waits until the block has ended; processes started in it inherit that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -91,8 +91,8 @@ def _interrupts_later() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """In a new worker. A terminal's Ctrl-C reaches it, too, but it is the parent who ends: a worker that broke off while it sends a result
-    would leave the parent waiting for the rest. And one whose parent was killed outright would wait for tasks for ever: it leaves, too."""
+    """Begin a new worker. A terminal's Ctrl-C reaches it as well, but ending is up to the parent: a worker that broke off while sending a
+    result would leave the parent waiting for the rest. A worker whose parent was killed would wait for tasks for ever, so it exits, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()

@@ -11,10 +11,12 @@ import json
 import random
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from tqdm import tqdm
 
+from data_tools.aside import replacing
 from data_tools.errors import UserError, run_command
 from data_tools.world_dump import dump_xml
 from data_tools.world_region import build_world
@@ -37,22 +39,18 @@ def write_world(output_dir: Path, num_articles: int, num_train_rows: int, num_ev
     output_dir.mkdir(parents=True, exist_ok=True)
     sentences = read_sentences()
     regions = build_world(num_articles, sentences.names, seed)
-    for split, num_rows in (("train", num_train_rows), ("eval", num_eval_rows)):
-        rows = build_rows(split, num_rows, regions[split], sentences, random.Random(f"rows {split} {seed}"))
-        _write_aside(output_dir / f"klue_re_{split}.json", [json.dumps(rows, ensure_ascii=False, indent=1), "\n"])
-    parts = dump_xml(regions, sentences, random.Random(f"dump {seed}"))
-    progress = tqdm(parts, total=num_articles, unit=" pages", desc="wiki.xml", disable=not sys.stderr.isatty())
-    _write_aside(output_dir / "wiki.xml", progress)
-    for name in FILES:  # only now: a folder with some of the files would look complete
-        _aside(output_dir / name).replace(output_dir / name)
+    with ExitStack() as stack:  # all are named at its end: a folder with only some of the files would look complete
+        paths = {name: stack.enter_context(replacing(output_dir / name)) for name in FILES}
+        for split, num_rows in (("train", num_train_rows), ("eval", num_eval_rows)):
+            rows = build_rows(split, num_rows, regions[split], sentences, random.Random(f"rows {split} {seed}"))
+            _write(paths[f"klue_re_{split}.json"], [json.dumps(rows, ensure_ascii=False, indent=1), "\n"])
+        parts = dump_xml(regions, sentences, random.Random(f"dump {seed}"))
+        progress = tqdm(parts, total=num_articles, unit=" pages", desc="wiki.xml", disable=not sys.stderr.isatty())
+        _write(paths["wiki.xml"], progress)
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
-def _write_aside(path: Path, parts: Iterable[str]) -> None:
-    with _aside(path).open("w", encoding="utf-8", newline="\n") as out:
+def _write(path: Path, parts: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as out:
         out.writelines(parts)
 
 

@@ -54,7 +54,7 @@ _REDIRECT_SHARE, _OTHER_PAGES_SHARE = 0.03, 0.02
 
 
 def pages(regions: dict[str, Region], sentences: Sentences, rng: random.Random) -> Iterator[tuple[str, int, str]]:
-    """(title, namespace, wikitext) of every page: articles in a mixed order, redirects, and pages that are no articles."""
+    """(title, namespace, wikitext) of every page: shuffled articles, redirects, and pages that are not articles."""
     things = [(region, thing) for region in regions.values() for kind in PLANS for thing in region.things[kind]]
     rng.shuffle(things)
     for region, thing in things:
@@ -119,7 +119,7 @@ def _sentence(frame: Frame, thing: Thing, region: Region, sentences: Sentences, 
 
 
 def _without_subject(frame: Frame, thing: Thing, rng: random.Random) -> Frame:
-    """Korean leaves a known subject out, or says 그는; so here two times in three."""
+    """Korean leaves a known subject out or says 그는; so does this, two times in three."""
     rest = frame.pattern[len("{x|은} ") :]
     way = rng.random()
     if way < 0.33:

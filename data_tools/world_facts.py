@@ -35,12 +35,12 @@ class Thing:
         return f"Thing({self.kind}, {self.name})"
 
     def day(self, fact: str) -> Day | None:
-        """The day that a fact is, or None."""
+        """The value of a fact if it is a day, else None."""
         value = self.facts.get(fact)
         return value if isinstance(value, Day) else None
 
     def thing(self, fact: str) -> "Thing | None":
-        """The one thing that a fact is, or None."""
+        """The value of a fact if it is one thing, else None."""
         value = self.facts.get(fact)
         return value if isinstance(value, Thing) else None
 

@@ -1,4 +1,4 @@
-"""Invented Korean names, put together from syllables. Likeness to a real name is chance."""
+"""Invented Korean names, put together from syllables. Any likeness to a real name is chance."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -46,4 +46,4 @@ class Names:
                 if name not in self._given:
                     self._given.add(name)
                     return name
-            choices.insert(-1, choices[-2])  # nearly all are given: make them longer
+            choices.insert(-1, choices[-2])  # nearly all are taken: make them longer

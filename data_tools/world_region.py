@@ -1,4 +1,4 @@
-"""Makes the invented world up: who lives where, who founded what, who married whom.
+"""Makes up the invented world: who lives where, who founded what, who married whom.
 
 It has two regions that share no name and no fact: a larger one, about which the training rows speak, and a smaller one, about
 which the evaluation rows speak. Articles are written about both. How many things of a kind there are follows from the number of articles.
@@ -12,7 +12,7 @@ from data_tools.world_names import Names
 
 REGION_SHARES = {"train": 0.7, "eval": 0.3}
 
-# kind: share of the articles. What is left over are people.
+# kind: share of the articles. The rest are people.
 SHARES = {"company": 0.14, "school": 0.04, "party": 0.015, "society": 0.03, "group": 0.01, "city": 0.07, "work": 0.15, "product": 0.08}
 
 
@@ -99,13 +99,13 @@ def build_world(num_articles: int, name_parts: dict[str, tuple[str, ...]], seed:
 
 
 class Builder:
-    """Makes up one region. The parts follow in an order: places, people, organisations, products, occupations, works."""
+    """Makes up one region. The parts follow in this order: places, people, organisations, products, occupations, works."""
 
     def __init__(self, region: str, names: Names, rng: random.Random) -> None:
         self.region = region
         self.names = names
         self.rng = rng
-        self.provinces = [names.place("도") for _ in range(4)]  # written of, but without an article
+        self.provinces = [names.place("도") for _ in range(4)]  # mentioned, but without an article
         self.high_schools = [names.place("고등학교") for _ in range(60)]  # the same
         self.things: dict[str, list[Thing]] = {"person": []}
         self._single: dict[bool, list[Thing]] = {True: [], False: []}  # men, women
@@ -190,7 +190,7 @@ class Builder:
                 parent.add("child", child)
 
     def _group(self, number: int) -> Thing:
-        """Every other one is a business group, which companies belong to; societies belong to the others."""
+        """Every other one is a business group, to which companies belong; societies belong to the others."""
         ending, what = ("그룹", "기업 집단") if number % 2 == 0 else (self.rng.choice(("연합회", "협의회")), "협의체")
         return Thing("group", self.names.firm(ending), {"class": what, "hq": self._anywhere(), "founded": self._day(1925, 1990)})
 
@@ -237,7 +237,7 @@ class Builder:
             organisation.facts["head"] = head
 
     def _educate_and_employ(self, person: Thing) -> None:
-        """Give somebody an occupation, schools and mostly an employer; and tell these, and the places, of the person."""
+        """Give somebody an occupation, schools and usually an employer; record the person with these, and with the places."""
         occupation = self.rng.choice(_OCCUPATIONS[self.region])
         schools = self.things["school"]
         school = self.rng.choice([one for one in schools if _year(one, "founded") <= _birth(person) + 18] or schools)

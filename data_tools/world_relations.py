@@ -1,6 +1,6 @@
 """Rows in KLUE-RE's format about the invented world.
 
-What a sentence says follows from its slots: where `x` and `x.school` both stand in it, it says where x went to school. Two
+What a sentence says follows from its slots: where `x` and `x.school` both occur in it, it says where x went to school. Two
 mentions that no fact joins make a no_relation row; where the labels of KLUE-RE would be open to doubt, no row is made.
 
 Training rows speak of the region "train" in the frames "train", evaluation rows of the region "eval" in the frames "eval": they
@@ -93,12 +93,12 @@ def _label(subject: str, object_: str) -> str | None:
             return _LABELS[_last(value)][direction]
     if subject.rpartition(".")[0] == object_.rpartition(".")[0]:
         both = {_last(subject), _last(object_)}
-        # parents of one child, colleagues, where a family lives; and a post at an employer: KLUE-RE labels them now so, now so
+        # parents of one child, colleagues, where a family lives; and a post at an employer: KLUE-RE labels them now one way, now another
         if both <= {*_FAMILY} or both <= {*_STAFF} or both in ({"employer", "post"}, {"group", "product"}):
             return None
         if _last(subject) in _FAMILY and _last(object_) in _HOMES:
             return None
-    if _last(object_) in ("title", "post") and not subject.startswith("any_") and "x" not in (subject,):
+    if _last(object_) in ("title", "post") and not subject.startswith("any_") and subject != "x":
         return None
     return NO_RELATION
 

@@ -55,7 +55,7 @@ class Scene:
         return word
 
     def _stranger(self, kind: str) -> Value:
-        """Something of the region that x and what else is in the sentence have nothing to do with."""
+        """Something of the region that is unrelated to x and to everything else in the sentence."""
         if kind == "date":
             first, last = self._lifetime()
             return Day(self.rng.randint(first, last), self.rng.randint(1, 12), self.rng.randint(1, 28))

@@ -6,13 +6,13 @@ A frame is a sentence with slots, kept in `world_sentences.tsv` (where, topic, s
     {x}               the name of the thing that the sentence is about
     {x.school|을}     one of its facts, followed by the particle that fits: 을 or 를. Paths go on: {x.school.hq}
     {x.work|》을}      closing marks may stand between the word and its particle
-    {~x|은}           the particle alone, where a remark stands between the word and it
-    {?x.school}       nothing; but the sentence is only said of an x that has this fact
-    {x.founded:year}  a date's year; `:full` is the whole date; without either, now the one, now the other
+    {~x|은}           the particle alone, where a remark comes between the word and it
+    {?x.school}       nothing, but the sentence is only used for an x that has this fact
+    {x.founded:year}  a date's year; `:full` is the whole date; without either, one or the other at random
     {any_person}      somebody who has nothing to do with x (also place, org, work, product, date)
-    {hobby|과}        a word of the list of that name; lists are never drawn from twice for one word in a sentence
+    {hobby|과}        a word of the list of that name; no word is drawn twice for a sentence
     {#3-30}           a whole number
-    <가|나|다>         one of these; slots may stand in them
+    <가|나|다>         one of these, which may contain slots
     {+train_person}   one of the endings of that name, from the rows "tail"
 
 The sentences and lists were written for this project.
@@ -74,7 +74,7 @@ def particle(word: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class Mention:
-    """A slot as it stands in a sentence: `sentence[start:end] == word`."""
+    """A slot as it appears in a sentence: `sentence[start:end] == word`."""
 
     path: str
     start: int

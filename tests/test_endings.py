@@ -42,6 +42,14 @@ def test_of_a_link_what_it_leads_to_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "redirected").read_text() == "text" and Path("/dev/stdout").is_symlink()
 
 
+def test_a_file_that_was_not_finished_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(KeyboardInterrupt), aside.replacing(tmp_path / "file") as partial:
+        partial.write_text("new")
+        raise KeyboardInterrupt
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
 def test_a_path_that_cannot_be_used_is_a_mistake_on_ranks_too() -> None:
     assert end_of(UNUSABLE) == (2, "error: README.md/x: Not a directory; name another path\n")
 

@@ -9,7 +9,7 @@ import pytest
 from deepspeed.runtime.data_pipeline.data_sampling.indexed_dataset import MMapIndexedDataset
 
 from data_tools.errors import UserError
-from data_tools.mmididx import IndexedDataset, IndexedDatasetWriter
+from data_tools.mmididx import IndexedDataset, IndexedDatasetWriter, write_dataset
 
 
 def random_documents(seed: int, high: int) -> list[list[np.ndarray]]:
@@ -20,12 +20,18 @@ def random_documents(seed: int, high: int) -> list[list[np.ndarray]]:
     ]
 
 
+def add_documents(writer: IndexedDatasetWriter, documents: list[list[np.ndarray]]) -> None:
+    items = [item for document in documents for item in document]
+    writer.add_documents(
+        np.concatenate(items), np.array([len(item) for item in items]), np.array([len(document) for document in documents])
+    )
+
+
 def write_items(prefix: Path, documents: list[list[np.ndarray]], dtype: type) -> None:
-    with IndexedDatasetWriter(prefix, dtype) as writer:
+    """One document at a time."""
+    with write_dataset(prefix, dtype) as writer:
         for document in documents:
-            for item in document:
-                writer.add_item(item)
-            writer.end_document()
+            add_documents(writer, [document])
 
 
 @pytest.mark.parametrize(("dtype", "high"), [(np.uint16, 65536), (np.int32, 250_000), (np.int64, 2**40)])
@@ -49,12 +55,9 @@ def test_deepspeed_and_we_read_the_same(tmp_path: Path, dtype: type, high: int, 
 def test_bulk_writing_gives_the_same_bytes(tmp_path: Path) -> None:
     documents = random_documents(1, 1000)
     write_items(tmp_path / "one", documents, np.uint16)
-    with IndexedDatasetWriter(tmp_path / "bulk", np.uint16) as writer:
-        for pair in (documents[:1], documents[1:5], documents[5:]):
-            items = [item for document in pair for item in document]
-            writer.add_documents(
-                np.concatenate(items), np.array([len(item) for item in items]), np.array([len(document) for document in pair])
-            )
+    with write_dataset(tmp_path / "bulk", np.uint16) as writer:
+        for some in (documents[:1], documents[1:5], documents[5:]):
+            add_documents(writer, some)
     for extension in (".bin", ".idx"):
         assert (tmp_path / f"one{extension}").read_bytes() == (tmp_path / f"bulk{extension}").read_bytes()
 
@@ -77,29 +80,27 @@ def test_an_empty_dataset_opens(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_by_a_writer_that_fails(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="do not fit uint16"), IndexedDatasetWriter(tmp_path / "data", np.uint16) as writer:
-        writer.add_item([1, 2])
-        writer.add_item([65536])
+    with pytest.raises(ValueError, match="do not fit uint16"), write_dataset(tmp_path / "data", np.uint16) as writer:
+        add_documents(writer, [[np.array([1, 2])]])
+        assert {path.suffix for path in tmp_path.iterdir()} == {".partial"}  # killed here, it leaves no file of its final name
+        add_documents(writer, [[np.array([65536])]])
     assert list(tmp_path.iterdir()) == []
-    writer = IndexedDatasetWriter(tmp_path / "data", np.uint16)
-    writer.add_item([1])
-    del writer  # killed: no file has its final name
-    assert not (tmp_path / "data.bin").exists() and not (tmp_path / "data.idx").exists()
 
 
 def test_nothing_is_left_on_a_full_disk(tmp_path: Path) -> None:
     """A limit on a file's size stands for the disk; in a process of its own."""
     code = f"""
 import resource, signal, numpy
-from data_tools.mmididx import IndexedDatasetWriter
+from data_tools.mmididx import write_dataset
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
-with IndexedDatasetWriter({str(tmp_path / "data")!r}, numpy.uint16) as writer:
-    for _ in range(9000):
-        writer.add_item([1, 2, 3])
+with write_dataset({str(tmp_path / "data")!r}, numpy.uint16) as writer:
+    for _ in range(COUNT):
+        writer.add_documents(numpy.array([1, 2, 3]), numpy.array([3]), numpy.array([1]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "File too large" in done.stderr and list(tmp_path.iterdir()) == [], done.stderr
+    for count in ("9000", "20"):  # the second is written when the files are closed
+        done = subprocess.run([sys.executable, "-c", code.replace("COUNT", count)], capture_output=True, text=True)
+        assert "File too large" in done.stderr and list(tmp_path.iterdir()) == [], done.stderr
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

@@ -336,7 +336,7 @@ def sentences():
         yield " ".join("".join(map(chr, random.choices(range(0xac00, 0xb400), k=random.randint(2, 8)))) for _ in range(12))
     print("now", flush=True)
 if __name__ == "__main__":
-    run_command(lambda: train_vocabulary(sentences(), 8000) and print("trained"))
+    run_command(lambda: train_vocabulary(sentences(), 8000, "unigram", 0.9995, False) and print("trained"))
 """
 
 
@@ -570,12 +570,12 @@ def test_finished_steps_are_reused(
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(prepare_command, "encode_splits", lambda *_: 1 / 0)
         run(*arguments, "--vocab-size", 200)
-    assert "the sentences stand there already" in capsys.readouterr().out
+    assert "the sentences are already there" in capsys.readouterr().out
     with monkeypatch.context() as patch:
         patch.setattr(prepare_command, "train_vocabulary", None)
         patch.setattr("data_tools.collecting.read_documents", None)
         run(*arguments, "--vocab-size", 200)
-    assert "the tokenizer stands there already" in capsys.readouterr().out
+    assert "the tokenizer is already there" in capsys.readouterr().out
     assert Corpus.open(tmp_path / "c").manifest == Corpus.open(corpus_dir).manifest
 
 

@@ -12,8 +12,10 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_tools.errors import UserError
+from data_tools.options import VOCABULARY_DEFAULTS
 from data_tools.vocabulary import MODEL_NAME, SPECIAL_TOKENS, check_export, export_tokenizer, load_processor, train_vocabulary
 
+DEFAULTS = tuple(VOCABULARY_DEFAULTS.values())
 # fmt: off
 WORDS = [
     "나라", "사람", "학교", "서울", "강", "산", "바다", "하늘", "책", "말", "글", "집", "길", "물", "빛", "문학", "역사", "음악",
@@ -34,7 +36,7 @@ def invented_sentences(count: int, seed: int) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
-    export_tokenizer(train_vocabulary(invented_sentences(3000, 0), 180), path)
+    export_tokenizer(train_vocabulary(invented_sentences(3000, 0), 180, *DEFAULTS), path)
     return path
 
 
@@ -159,20 +161,20 @@ def test_literal_special_tokens_are_text_in_the_corpus(processor: sentencepiece.
 
 
 def test_training_is_repeatable_and_its_scores_exact(folder: Path, processor: sentencepiece.SentencePieceProcessor) -> None:
-    assert train_vocabulary(invented_sentences(3000, 0), 180) == (folder / MODEL_NAME).read_bytes()
+    assert train_vocabulary(invented_sentences(3000, 0), 180, *DEFAULTS) == (folder / MODEL_NAME).read_bytes()
     assert all((processor.get_score(piece) * 64).is_integer() for piece in range(processor.vocab_size()))
 
 
 def test_what_cannot_be_trained_or_reused_is_refused(folder: Path, tmp_path: Path) -> None:
     for size, limit in ((900, "at most"), (10, "at least")):
         with pytest.raises(UserError, match=f"--vocab-size {size}: .*{limit} \\d+ pieces"):
-            train_vocabulary(invented_sentences(200, 0), size)
+            train_vocabulary(invented_sentences(200, 0), size, *DEFAULTS)
     with pytest.raises(UserError, match="--vocab-size 100"):
-        train_vocabulary([], 100)
+        train_vocabulary([], 100, *DEFAULTS)
     assert check_export(folder).vocab_size() == 180
     with pytest.raises(UserError, match=MODEL_NAME):
         load_processor(tmp_path)
-    other = train_vocabulary(invented_sentences(3000, 5), 150)
+    other = train_vocabulary(invented_sentences(3000, 5), 150, *DEFAULTS)
     export_tokenizer(other, tmp_path)
     (tmp_path / MODEL_NAME).write_bytes((folder / MODEL_NAME).read_bytes())
     with pytest.raises(UserError, match="differ"):
@@ -183,8 +185,12 @@ def test_what_cannot_be_trained_or_reused_is_refused(folder: Path, tmp_path: Pat
             load_processor(tmp_path)
     shutil.copytree(folder, tmp_path / "mine")
     for name, content, message in (
-        ("tokenizer_config.json", "{", "expected what prepare writes there, found another all of it"),
-        ("tokenizer_config.json", (folder / "tokenizer_config.json").read_text().replace("<mask>", "[MASK]"), "found another mask_token"),
+        ("tokenizer_config.json", "{", "expected what prepare writes there, found differences in all of it"),
+        (
+            "tokenizer_config.json",
+            (folder / "tokenizer_config.json").read_text().replace("<mask>", "[MASK]"),
+            "found differences in mask_token",
+        ),
         ("tokenizer.json", Tokenizer(models.WordLevel({"a": 0}, "b")).to_str(), "differ"),
     ):
         (tmp_path / "mine" / name).write_text(content)

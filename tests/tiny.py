@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedToken
 
 from data_tools.corpus import FORMAT_VERSION, fingerprint_of
 from data_tools.digest import sha256_of
-from data_tools.mmididx import IndexedDatasetWriter
+from data_tools.mmididx import write_dataset
 
 RECIPE = """
 name: tiny
@@ -79,20 +79,16 @@ def make_corpus(folder: Path, num_words: int = 60, sentences: int = 4000, seed: 
     draws = iter(rng.choice(num_words, 20 * (sentences * 2), p=shares / shares.sum()).tolist())
     splits = {}
     for split, count in (("train", sentences), ("valid", sentences // 8), ("test", 16)):
-        writer = IndexedDatasetWriter(folder / split, np.dtype(np.uint16))
-        tokens = 0
-        for number in range(count):
-            word, sentence = next(draws), []
-            for _ in range(int(rng.integers(4, 20))):
-                sentence.append(word + len(KOREAN))
+        ids, sizes = [], []
+        for _ in range(count):
+            word = next(draws)
+            sizes.append(int(rng.integers(4, 20)))
+            for _ in range(sizes[-1]):
+                ids.append(word + len(KOREAN))
                 word = int(follower[word]) if rng.random() < 0.5 else next(draws)
-            writer.add_item(np.array(sentence))
-            tokens += len(sentence)
-            if number % 5 == 4:
-                writer.end_document()
-        writer.end_document()
-        writer.close()
-        splits[split] = {"documents": count // 5, "sentences": count, "tokens": tokens, "characters": 3 * tokens}
+        with write_dataset(folder / split, np.uint16) as writer:
+            writer.add_documents(np.array(ids), np.array(sizes), np.diff([*range(0, count, 5), count]))
+        splits[split] = {"documents": count // 5, "sentences": count, "tokens": len(ids), "characters": 3 * len(ids)}
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     outputs = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files}
     manifest = {"format_version": FORMAT_VERSION, "outputs": outputs, "fingerprint": fingerprint_of(outputs)}

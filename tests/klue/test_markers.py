@@ -49,7 +49,7 @@ def sentences() -> list[str]:
 
 @pytest.fixture(scope="module")
 def ours(sentences) -> bytes:
-    return train_vocabulary(sentences, 120)
+    return train_vocabulary(sentences, 120, "unigram", 0.9995, False)
 
 
 def sentencepiece(ours: bytes) -> PreTrainedTokenizerFast:
