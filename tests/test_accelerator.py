@@ -1,4 +1,4 @@
-"""A host whose GPUs torch does not see."""
+"""A host whose GPUs torch does not see, or that has fewer than ranks."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import glob
 import torch
-torch.cuda.is_available = lambda: {seen}
+torch.cuda.is_available, torch.cuda.device_count = lambda: {seen}, lambda: 1
 from trainer import accelerator
 glob.glob = lambda pattern: {devices}
 accelerator.refuse_unseen_gpus()
@@ -24,6 +24,7 @@ accelerator.refuse_unseen_gpus()
         (["/dev/nvidia0"], False, {"DS_ACCELERATOR": "cpu"}, False),
         (["/dev/nvidia0"], False, {"CUDA_VISIBLE_DEVICES": ""}, False),
         (["/dev/nvidia0"], True, {}, False),
+        (["/dev/nvidia0"], True, {"LOCAL_RANK": "1"}, True),
         ([], False, {}, False),
     ],
 )
@@ -31,4 +32,5 @@ def test_gpus_that_torch_does_not_see_are_not_passed_over(devices: list[str], se
     kept = {name: value for name, value in os.environ.items() if name not in ("DS_ACCELERATOR", "CUDA_VISIBLE_DEVICES")}
     words = [sys.executable, "-c", PROGRAM.format(devices=devices, seen=seen)]
     done = subprocess.run(words, env=kept | given, capture_output=True, text=True, check=False)
-    assert ("sees no GPU, but this host has /dev/nvidia0" in done.stderr) == refused == (done.returncode != 0), done.stderr
+    said = "rank 1 of this host has no GPU, torch sees 1" if seen else "sees no GPU, but this host has /dev/nvidia0"
+    assert (said in done.stderr) == refused == (done.returncode != 0), done.stderr

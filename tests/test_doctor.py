@@ -21,7 +21,7 @@ GOOD = {
     "run_problem": None, "corpus_problem": None, "corpus": "fed", "gpus": ["A"] * 8, "gpu_devices": ["/dev/nvidia0"],
     "gpu_memory": [40 << 30] * 8, "cores": 64, "memory": 500 << 30,
     "port_free": True, "writable": True, "skew": 0.5, "address": "10.0.0.1", "interface": "eth0", "keepalive": True, "disk": 1 << 40,
-    "checkpoints": 0,
+    "checkpoints": 0, "infiniband": False,
 }  # fmt: skip
 PAPER = RobertaConfig(vocab_size=32000, num_hidden_layers=14, max_position_embeddings=514, type_vocab_size=1)
 
@@ -83,6 +83,7 @@ def test_the_plan_is_what_one_computes_by_hand() -> None:
     for changed, wanted in (
         ({}, 0),
         ({"gpu_memory": [40 << 30] * 7 + [800 << 20]}, 1),
+        ({"gpu_memory": [40 << 30] * 8 + [0]}, 0),  # not one of ours
         ({"disk": 8 << 30}, 1),
         ({"disk": 4 << 30, "checkpoints": 5 << 30}, 0),
     ):
@@ -92,8 +93,21 @@ def test_the_plan_is_what_one_computes_by_hand() -> None:
     state = (2 + 4 + 2 / 8 + 12 / 8) * number  # eight ranks of a host without GPUs share its memory
     for memory, wanted in ((8.1 * state, 0), (7.9 * state, 1)):
         found = Findings()
-        judge_room(plan, settings, 2, {"one": {**GOOD, "gpus": [], "memory": memory}}, {"one": 8}, found)
+        judge_room(plan, settings, 2, {"one": {**GOOD, "gpus": [], "gpu_memory": [], "memory": memory}}, {"one": 8}, found)
         assert len(found.failures) == wanted, found.failures
+
+
+def test_nccl_is_left_to_infiniband_and_to_what_was_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ENVIRONMENT", tmp_path / ".deepspeed_env")
+    hosts, slots = {"one": GOOD, "two": {**GOOD, "infiniband": True}}, {"one": 8, "two": 8}
+    assert "NCCL_SOCKET_IFNAME" not in doctor.environment(hosts, slots)
+    hosts["two"] = GOOD
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    write_environment(doctor.environment(hosts, slots))
+    assert "NCCL_SOCKET_IFNAME==eth0\n" in (tmp_path / ".deepspeed_env").read_text()
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth1")
+    write_environment(doctor.environment(hosts, slots))
+    assert "NCCL_SOCKET_IFNAME=eth1\n" in (tmp_path / ".deepspeed_env").read_text()
 
 
 def test_what_an_earlier_call_wrote_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,18 @@ import subprocess, sys
 check = "from data_tools.errors import run_command; from trainer.launcher import check_launch; run_command(lambda: check_launch(2))"
 sys.exit(subprocess.run([sys.executable, "-c", check]).returncode)
 """
+GPUS = """
+import subprocess, sys, os
+check = "import torch; torch.cuda.is_available = lambda: True; from data_tools.errors import run_command; " \
+    "from trainer.launcher import check_launch; run_command(lambda: check_launch(2))"
+sys.exit(subprocess.run([sys.executable, "-c", check], env={**os.environ, "CUDA_VISIBLE_DEVICES": "0,1"}).returncode)
+"""
 
 
-def start(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    (folder / "deepspeed").write_text(DEEPSPEED)
+def start(folder: Path, *options: str, program: str = DEEPSPEED, **variables: str) -> subprocess.CompletedProcess[str]:
+    (folder / "deepspeed").write_text(program)
     words = [sys.executable, str(folder / "deepspeed"), *options, "trainer/xpt.py", "--hostfile", "of the script"]
-    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "/usr/bin:/bin", **variables}
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -46,8 +52,15 @@ def test_fewer_ranks_than_asked_for_are_refused(tmp_path: Path, options: list[st
     assert done.returncode == (2 if message else 0) and message in told and "Traceback" not in told, done.stderr
 
 
+def test_gpus_that_were_chosen_by_a_variable_are_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "two").write_text("localhost slots=2\n")
+    for chosen, refused in (("4,5", True), ("0,1", False)):
+        done = start(tmp_path, "--hostfile", "two", program=GPUS, CUDA_VISIBLE_DEVICES=chosen)
+        assert ("CUDA_VISIBLE_DEVICES=4,5 was set" in done.stderr) == refused == (done.returncode == 2), done.stderr
+
+
 def test_hostfiles_with_a_host_twice_or_none_are_refused(tmp_path: Path) -> None:
-    for text, wrong in (("a slots=1\na slots=2\n", "line 2: a stands there twice"), ("# nothing\n", "no host in it")):
+    for text, wrong in (("a slots=1\na slots=2\n", "line 2: a appears twice"), ("# nothing\n", "no host in it")):
         (tmp_path / "hosts").write_text(text)
         with pytest.raises(UserError, match=wrong):
             read_hostfile(tmp_path / "hosts")

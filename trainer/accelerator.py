@@ -2,6 +2,7 @@
 
 import glob
 import os
+import socket
 
 import torch
 
@@ -22,13 +23,32 @@ def gpu_devices() -> list[str]:
     return sorted(glob.glob("/dev/nvidia[0-9]*"))
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 arithmetic is in the hardware; elsewhere it is emulated, and slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
 def refuse_unseen_gpus() -> None:
-    """Raise UserError on a host with GPUs that torch does not see, for it would train on the CPU, unless someone asked for that."""
+    """Raise UserError on a host with GPUs that torch does not see, for it would train on the CPU, unless someone asked for that; and where
+    this rank has no GPU of its own."""
+    rank, seen = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if is_gpu() and rank >= seen:
+        raise UserError(f"{socket.gethostname()}: rank {rank} of this host has no GPU, torch sees {seen}; lower its slots in the hostfile")
     if not _asked and not torch.cuda.is_available() and (devices := gpu_devices()):
         raise UserError(
             f"torch {torch.__version__} sees no GPU, but this host has {devices[0]}: install torch's CUDA build, or a newer driver; "
             "or export DS_ACCELERATOR=cpu to compute on the CPU"
         )
+
+
+def let_us_speak() -> None:
+    """So that a lost rank ends a collective with an exception, which says who it was, and not with torch's watchdog aborting the process
+    (ProcessGroupNCCL.hpp: 2 is CleanUpOnly). On a GPU, before NCCL's first communicator. Not run on a GPU."""
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
+    os.environ.setdefault("TORCH_NCCL_RETHROW_CUDA_ERRORS", "0")
 
 
 def repeat_exactly() -> None:

@@ -27,6 +27,7 @@ from transformers.utils import cached_file
 
 from data_tools.errors import UserError, first_line
 from trainer import accelerator
+from trainer.accelerator import has_bf16
 from trainer.catalogue import read_models
 from trainer.checkpoint import flush
 from trainer.entity_head import HEAD_FILE, EntityClassifier
@@ -69,14 +70,6 @@ def quiet_transformers() -> None:
 
 def pick_device() -> torch.device:
     return torch.device("cuda" if accelerator.is_gpu() else "cpu")
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 arithmetic is in the hardware; elsewhere it is emulated, and slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def new_classifier(source: str, input_format: str, max_length: int, seed: int, head: str = "cls") -> tuple[Classifier, list[str]]:

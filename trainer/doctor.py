@@ -246,15 +246,18 @@ def judge_recipe(
 def judge_room(
     plan: Plan, config: DeepSpeedConfig, accumulation: int, hosts: dict[str, dict[str, Any]], slots: dict[str, int], findings: Findings
 ) -> None:
-    """Free memory against the model state of a host's ranks (a GPU's against one rank's), free disk against the checkpoints."""
+    """Free memory against the model state of a host's ranks (a GPU's against one rank's, with its activations), free disk against the
+    checkpoints."""
     world_size, stages = sum(slots.values()), range(len(plan.recipe.stages))
     device = torch.device("cuda" if any(facts["gpus"] for facts in hosts.values()) else "cpu")
     whole = config.sums_gradients(device, accumulation)
     state = max(plan.state_bytes(stage, world_size, config.dtype, whole, device) for stage in stages)
+    of_gpu = state + plan.activation_bytes(config.micro_batch)
     for host, facts in hosts.items():
-        room, wanted = (min(facts["gpu_memory"]), state) if facts["gpus"] else (facts["memory"], state * slots[host])
+        gpus = facts["gpu_memory"][: slots[host]]  # the launcher takes the first
+        room, wanted, what = (min(gpus), of_gpu, "a rank") if gpus else (facts["memory"], state * slots[host], "the model's state alone")
         findings.check(
-            room > wanted, host, f"{_mebibytes(room)} of memory free, the model's state alone takes {_mebibytes(wanted)}",
+            room > wanted, host, f"{_mebibytes(room)} of memory free, {what} takes {_mebibytes(wanted)}",
             "end what holds it, or use more hosts or a smaller model",
         )  # fmt: skip
         disk = plan.checkpoint_bytes() - facts["checkpoints"]
@@ -280,13 +283,15 @@ def environment(hosts: dict[str, dict[str, Any]], slots: dict[str, int]) -> dict
     names = {facts["interface"] for facts in hosts.values()}
     if len(names) == 1 and len(hosts) > 1:
         variables["GLOO_SOCKET_IFNAME"] = names.pop()
-        if gpus:
-            variables["NCCL_SOCKET_IFNAME"] = variables["GLOO_SOCKET_IFNAME"]
+        if gpus and not any(facts["infiniband"] for facts in hosts.values()):  # which NCCL takes by itself
+            variables["NCCL_SOCKET_IFNAME"] = f"={variables['GLOO_SOCKET_IFNAME']}"  # exactly this one; without = all that begin so
     return variables
 
 
 def write_environment(variables: dict[str, str]) -> None:
-    """Into .deepspeed_env; of those in it all but OURS stay. The launcher takes no comments or empty lines there."""
+    """Into .deepspeed_env; of those in it all but OURS stay, and what is exported here goes before: the launcher would forward the file's
+    instead. It takes no comments or empty lines there."""
+    variables = {key: os.environ.get(key, value) if key.endswith("_SOCKET_IFNAME") else value for key, value in variables.items()}
     before = ENVIRONMENT.read_text(encoding="utf-8").splitlines() if ENVIRONMENT.exists() else []
     kept = dict(line.split("=", 1) for line in before if "=" in line and not line.startswith("#"))
     for name in set(OURS) & set(kept) - set(variables):  # what an earlier call found need not hold any more

@@ -67,8 +67,9 @@ class DeepSpeedConfig:
 
     def sums_gradients(self, device: torch.device, accumulation: int) -> bool:
         """Whether trainer/gradients.py sums the gradients. On a GPU with a single micro-batch DeepSpeed reduces once as well, while the
-        backward pass goes on (overlap_comm; not run on a GPU)."""
-        return device.type == "cpu" or accumulation > 1
+        backward pass goes on (overlap_comm; not run on a GPU); but not in fp16, where it would divide by the scale that has just grown
+        (stage_1_and_2.py: `step` updates the scale before it unscales)."""
+        return device.type == "cpu" or accumulation > 1 or self.dtype == torch.float16
 
     def accumulation(self, global_batch: int, world_size: int) -> int:
         """Micro-batches per optimizer step and rank. Raises UserError when the global batch does not divide."""

@@ -121,6 +121,7 @@ class StageEngine:
             "gradient_clipping": optimizer.gradient_clipping,
             "data_types": {"grad_accum_dtype": "fp32"},  # where DeepSpeed adds gradients; in 16 bits ranks would round their sums
             "communication_data_type": "fp32",
+            "gradient_allreduce_op": "sum",  # a mean would be rounded in 16 bits before it is sent
             "steps_per_print": None,
             "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice a step
         }
@@ -190,7 +191,7 @@ class StageEngine:
         """
         loss: torch.Tensor = self._engine.module.loss(batch, self.device)
         if self._gradients is None:
-            self._engine.backward(loss * (self.world_size / num_selected_global), scale_wrt_gas=False)  # it averages over ranks
+            self._engine.backward(loss / num_selected_global, scale_wrt_gas=False)
             self._check_gradients(batch)
             self._engine.step()
             return loss.detach()

@@ -30,10 +30,10 @@ from data_tools import aside, lock
 from data_tools.digest import sha256_of
 from data_tools.errors import RunError, UserError
 from trainer import checkpoint as checkpoints
+from trainer.accelerator import has_bf16
 from trainer.classifier import (
     Classifier,
     encode_rows,
-    has_bf16,
     new_classifier,
     padded_batch,
     pick_device,

@@ -235,6 +235,15 @@ class _Layer(torch.autograd.Function):
         return d_x, None, None, None, *(gradient.to(x.dtype) for gradient in gradients)
 
 
+def check_tokens(tokens: torch.Tensor, vocabulary: int) -> None:
+    """Raises RunError for a token that is none of so many pieces. tokens: of any shape, on the host."""
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        raise RunError(
+            f"a token is {int(tokens.max())}, the vocabulary has {vocabulary}: the corpus is damaged; see which file by "
+            "python -m data_tools.inspect CORPUS --verify"
+        )
+
+
 class _Head(torch.autograd.Function):
     """The MLM head and the summed cross-entropy. x: (S, H). The gradient of the logits is made in the forward pass."""
 
@@ -245,11 +254,7 @@ class _Head(torch.autograd.Function):
     ) -> torch.Tensor:  # fmt: skip
         epsilon, gradients = settings
         w_d, b_d, gamma, beta, output, bias = parameters
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(output):  # the kernel writes at these places
-            raise RunError(
-                f"a token is {int(labels.max())}, the vocabulary has {len(output)}: the corpus is damaged; see which file by "
-                "python -m data_tools.inspect CORPUS --verify"
-            )
+        check_tokens(labels, len(output))  # the kernel writes at these places
         u = functional.linear(x, w_d)
         z = kernels.gelu_forward(u, b_d)
         features, statistics = kernels.norm_forward(z, None, None, gamma, beta, epsilon, 0)

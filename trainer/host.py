@@ -34,8 +34,9 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         **installed(), "gpu_devices": gpu_devices(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cores": len(os.sched_getaffinity(0)), "memory": available_memory(), "address": address, "interface": interface_of(address),
+        "infiniband": any(name.startswith("ib") for _, name in socket.if_nameindex()),
         "port_free": port_is_free(asked["port"]) if address == asked["master"] else None,
-        "gpu_memory": [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())],
+        "gpu_memory": [free_gpu_memory(index) for index in range(torch.cuda.device_count())],
         "disk": shutil.disk_usage(place).free, "checkpoints": size_of(recipe.output_dir / "checkpoints"),
         "writable": os.access(place, os.W_OK), "corpus": None, "corpus_problem": None,
         "seed_problem": None, "run_problem": None,
@@ -55,7 +56,7 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         found["corpus_problem"] = str(error)
         return found
     try:
-        run_folder.refuse_no_folder(recipe.output_dir)
+        run_folder.refuse_file(recipe.output_dir)
         run_folder.find(recipe, corpus, "auto", None)
     except UserError as error:
         found["run_problem"] = str(error)
@@ -72,6 +73,16 @@ def available_memory() -> int:
     """Bytes that programs can have: free ones, and those of files that the kernel keeps for as long as nobody wants them."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     return int(found[1]) * 1024 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_gpu_memory(index: int) -> int:
+    """Bytes; none of a GPU that does not answer, such as one that another process has for itself."""
+    import torch
+
+    try:
+        return int(torch.cuda.mem_get_info(index)[0])
+    except RuntimeError:
+        return 0
 
 
 def address_towards(other: str) -> str:

@@ -13,7 +13,7 @@ _ROOT = Path(__file__).parent.parent
 def installed() -> dict[str, str]:
     """Versions of Python and of the libraries that compute, and a digest of this project's code."""
     facts = {"python": platform.python_version()}
-    for name in ("torch", "deepspeed", "transformers", "numpy"):
+    for name in ("torch", "deepspeed", "transformers", "numpy", "flash-attn"):
         try:
             facts[name] = version(name)
         except PackageNotFoundError:

@@ -95,10 +95,27 @@ def _check_hostfile(world_size: int) -> None:
             f"--hostfile {named[-1]}: no such file, and DeepSpeed's launcher went on with {world_size} rank(s) on this machine alone; "
             "name a hostfile that is there (hostfiles/localhost is for one machine)"
         )
+    _check_devices(above)
     slots = sum(read_hostfile(path).values())
     chosen = any(option.partition("=")[0] in _CHOOSING for option in options)
     if slots != world_size and not chosen:
         raise UserError(f"--hostfile {named[-1]} has {slots} slots, but {world_size} rank(s) were started; look at the launcher's output")
+
+
+def _check_devices(command: int) -> None:
+    """Raises UserError when the user chose GPUs by a variable that the launcher, given a hostfile, writes over with the slots' numbers."""
+    entries = Path(f"/proc/{command}/environ").read_bytes().split(b"\0")
+    chosen = next((os.fsdecode(entry).partition("=")[2] for entry in entries if entry.startswith(b"CUDA_VISIBLE_DEVICES=")), "")
+    taken = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if chosen in ("", taken):
+        return
+    from trainer.accelerator import is_gpu  # takes seconds
+
+    if is_gpu():
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES={chosen} was set, but with a hostfile DeepSpeed's launcher takes {taken} in its place: unset it, and "
+            f"give the launcher --include HOST:{chosen}"
+        )
 
 
 def read_hostfile(path: Path) -> dict[str, int]:

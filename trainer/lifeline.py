@@ -142,7 +142,7 @@ def tie(rank: int, world_size: int, gather: Callable[[Any], list[Any]]) -> None:
     hosts = gather(socket.gethostname())
     if world_size == 1:
         return
-    server = socket.create_server(("", 0), backlog=world_size) if rank == 0 else None
+    server = _listening(world_size) if rank == 0 else None
     port = gather(server.getsockname()[1] if server else 0)[0]
     peers: dict[int, socket.socket] = {}
     if server:
@@ -156,6 +156,13 @@ def tie(rank: int, world_size: int, gather: Callable[[Any], list[Any]]) -> None:
         peers[0].settimeout(None)
         peers[0].sendall(struct.pack("!i", rank))
     _tied.append(Lifeline(rank, hosts, peers))
+
+
+def _listening(backlog: int) -> socket.socket:
+    """At a free port, for IPv6 as well where the host has it: that may be what MASTER_ADDR is."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
+    return socket.create_server(("", 0), backlog=backlog)
 
 
 def tied() -> Lifeline | None:

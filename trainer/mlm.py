@@ -11,7 +11,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from trainer.architecture import architecture_of
 from trainer.blocks import MaskedBatch
-from trainer.forward import Forward, supports
+from trainer.forward import Forward, check_tokens, supports
 
 
 class MaskedLanguageModel(nn.Module):
@@ -74,6 +74,8 @@ class MaskedLanguageModel(nn.Module):
         """`forward` on a batch that may still lie on the host."""
         given: tuple[Any, ...] = (batch.input_ids, batch.selected, batch.labels, batch.segments)
         if device.type == "cuda":  # from pinned memory the copy waits for nobody; not run on a GPU
+            for tokens in (batch.input_ids, batch.labels):  # a kernel there would end the process, and name no corpus
+                check_tokens(tokens, self.model.config.vocab_size)
             given = tuple(None if tensor is None else tensor.pin_memory().to(device, non_blocking=True) for tensor in given)
         return self(*given)
 

@@ -14,7 +14,7 @@ RESULTS = ("model", "metrics.jsonl", "tensorboard")
 """What a beginning would remove or write over."""
 
 
-def refuse_no_folder(folder: Path) -> None:
+def refuse_file(folder: Path) -> None:
     """Raise UserError when a file stands where the run folder, or a folder above it, would be."""
     for path in (folder, *folder.absolute().parents):
         if path.exists() and not path.is_dir():

@@ -65,6 +65,7 @@ def main() -> None:
     set_environment()
     accelerator.refuse_unseen_gpus()
     accelerator.repeat_exactly()
+    accelerator.let_us_speak()
     engines.start()
     ranks = Ranks.current()
     if ranks.device.type == "cpu":
@@ -140,7 +141,9 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     """Open and check everything that a run needs, before anything is computed or written."""
     if recipe.expect_world_size not in (None, ranks.world_size):
         raise UserError(f"expect_world_size is {recipe.expect_world_size}, but {ranks.world_size} rank(s) were started; check the hostfile")
-    run_folder.refuse_no_folder(recipe.output_dir)
+    if config.dtype == torch.bfloat16 and ranks.device.type == "cuda" and not accelerator.has_bf16(ranks.device):
+        raise UserError(f"{torch.cuda.get_device_name()} computes bf16 by emulation; take --ds-config ds_configs/zero2_fp16.json")
+    run_folder.refuse_file(recipe.output_dir)
     accumulation = config.accumulation(recipe.global_batch_size, ranks.world_size)
     corpus = Corpus.open(recipe.corpus)
     settings = {"recipe": digest_of(recipe.as_dict()), "ds_config": digest_of(config.settings)}
@@ -199,6 +202,8 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
         run_folder.claim(run.recipe)
         rounded: Any = copy.deepcopy(model.eval())
         rounded.to(run.config.dtype)  # as the engine will have it
+        if ranks.device.type == "cuda":  # in 16 bits most CPUs beside GPUs would take minutes
+            rounded.float()
         forward = forward_check(run, lambda batch: MaskedLanguageModel(rounded).loss(batch, model.device), model.device)
         return str(save_seed(run.folder, run.recipe, run.corpus_identity, model, report, forward))
 
