@@ -47,17 +47,17 @@ def linear_map(kind: str) -> Any:
         pieces = sorted(translations)
         directions = np.stack([centred[translations[number]].mean(axis=0) for number in pieces])
         if kind == "ridge":
-            return embedding_init._unit(Ridge(alpha=1.0).fit(static[pieces], directions).predict(static))
+            return embedding_init.unit_length(Ridge(alpha=1.0).fit(static[pieces], directions).predict(static))
         padded = np.pad(static, ((0, 0), (0, max(0, centred.shape[1] - static.shape[1]))))
-        rotation, _ = orthogonal_procrustes(padded[pieces], embedding_init._unit(directions))
-        return embedding_init._unit(padded @ rotation)
+        rotation, _ = orthogonal_procrustes(padded[pieces], embedding_init.unit_length(directions))
+        return embedding_init.unit_length(padded @ rotation)
 
     return map_into
 
 
 def fewer(chosen: Callable[[list[int], Pieces], Iterable[int]]) -> Any:
-    """A replacement of embedding_init._translations that keeps what `chosen` takes of the sorted pieces that are no copies."""
-    every = embedding_init._translations
+    """A replacement of embedding_init.translated_pieces that keeps what `chosen` takes of the sorted pieces that are no copies."""
+    every = embedding_init.translated_pieces
 
     def translations(pairs: Any, english: Pieces, korean: Pieces) -> dict[int, list[int]]:
         found = every(pairs, english, korean)
@@ -166,7 +166,7 @@ def turned(make: Callable[..., Any], towards: str) -> Callable[..., Any]:
         word, details = make(method, seed_embeddings, seed_tokenizer, tokenizer, corpus, lexicon, *more)
         english, korean, source = Pieces.of(seed_tokenizer), Pieces.of(tokenizer), seed_embeddings.float().numpy()
         if towards == "lexicon":
-            meanings = embedding_init._translations(embedding_init.read_lexicon(lexicon), english, korean)
+            meanings = embedding_init.translated_pieces(embedding_init.read_lexicon(lexicon), english, korean)
         else:
             meanings = {number: [same] for number, same in korean.shared_with(english).items()}
         rows = turned_towards(word.numpy(), list(meanings), np.stack([source[ids].mean(axis=0) for ids in meanings.values()]))
@@ -223,9 +223,9 @@ def apply(change: str) -> None:
     if key == "parts":
         embedding_init.PARTS = tuple(value.split("+"))
     elif key == "lexicon":
-        embedding_init._translations = fewer(lambda pieces, _: sorted(np.random.default_rng(0).permutation(pieces)[: int(value)]))
+        embedding_init.translated_pieces = fewer(lambda pieces, _: sorted(np.random.default_rng(0).permutation(pieces)[: int(value)]))
     elif key == "holdout":
-        embedding_init._translations = fewer(
+        embedding_init.translated_pieces = fewer(
             lambda pieces, korean: set(pieces) - set(embedding_init.held_out_pieces(pieces, korean, int(value)))
         )
     elif key == "static":

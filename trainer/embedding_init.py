@@ -211,7 +211,9 @@ def _from_map(
     rows = _like_source(source, len(tokenizer), rng)
     specials = korean.special_in(english)
     copies = korean.shared_with(english)
-    translations = {number: meanings for number, meanings in _translations(pairs or [], english, korean).items() if number not in copies}
+    translations = {
+        number: meanings for number, meanings in translated_pieces(pairs or [], english, korean).items() if number not in copies
+    }
     anchors = translations if pairs is not None else {number: [same] for number, same in copies.items()}
     if len(anchors) < FEWEST_PAIRS:
         given = f"the {len(copies)} shared pieces" if pairs is None else f"its {len(pairs)} pairs"
@@ -220,7 +222,7 @@ def _from_map(
             "give a larger lexicon (english<TAB>korean) or use embedding_init source-statistics"
         )
     static, seen = static_vectors(corpus.split("train"), len(tokenizer), seed)
-    centred = _unit(source - source.mean(axis=0))
+    centred = unit_length(source - source.mean(axis=0))
     words = english.words()
     known = {number: meanings for number, meanings in anchors.items() if seen[number]}
     if len(known) < FEWEST_PAIRS:
@@ -289,7 +291,7 @@ def _like_source(source: np.ndarray, count: int, rng: np.random.Generator) -> np
     return rng.normal(source.mean(axis=0), source.std(axis=0), (count, source.shape[1]))
 
 
-def _translations(pairs: list[tuple[str, str]], english: Pieces, korean: Pieces) -> dict[int, list[int]]:
+def translated_pieces(pairs: list[tuple[str, str]], english: Pieces, korean: Pieces) -> dict[int, list[int]]:
     """Korean piece -> its English pieces, of the pairs whose sides are single pieces."""
     found: dict[int, list[int]] = {}
     for english_word, korean_word in pairs:
@@ -330,7 +332,7 @@ def static_vectors(split: "IndexedDataset", vocab_size: int, seed: int) -> tuple
     left, values, _ = randomized_svd(
         _positive_pmi(table.reshape(vocab_size, 2 * size)), dimensions, n_oversamples=32, n_iter=3, random_state=seed
     )
-    return _unit(left * values**SINGULAR_POWER), counts > 0
+    return unit_length(left * values**SINGULAR_POWER), counts > 0
 
 
 def sample_of(tokens: np.ndarray, count: int) -> np.ndarray:
@@ -356,7 +358,7 @@ def _map_into(centred: np.ndarray, static: np.ndarray, translations: dict[int, l
     directions = np.stack([centred[translations[number]].mean(axis=0) for number in pieces])
     mean = directions.mean(axis=0)
     ridge = KernelRidge(alpha=RIDGE, kernel="rbf", gamma=KERNEL_GAMMA).fit(static[pieces], directions - mean)
-    return _unit(ridge.predict(static) + mean)
+    return unit_length(ridge.predict(static) + mean)
 
 
 def held_out_pieces(pieces: Iterable[int], vocabulary: Pieces, every: int = HELD_OUT) -> list[int]:
@@ -403,5 +405,5 @@ def _weighted_mean(similarity: np.ndarray, nearest: np.ndarray, rows: np.ndarray
     return np.einsum("nk,nkh->nh", weights / weights.sum(axis=1, keepdims=True), rows[nearest])
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit_length(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
