@@ -55,6 +55,16 @@ def linear_map(kind: str) -> Any:
     return map_into
 
 
+def only(kept: list[str]) -> Any:
+    """A replacement of embedding_init._compose that takes these of its three kinds of rows."""
+    compose = embedding_init._compose
+
+    def composed(**rows: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        return compose(**{name: of_pieces if name in kept else {} for name, of_pieces in rows.items()})
+
+    return composed
+
+
 def fewer(chosen: Callable[[list[int], Pieces], Iterable[int]]) -> Any:
     """A replacement of embedding_init.translated_pieces that keeps what `chosen` takes of the sorted pieces that are no copies."""
     every = embedding_init.translated_pieces
@@ -221,7 +231,7 @@ def apply(change: str) -> None:
     """Change the modules of this process."""
     key, _, value = change.partition("=")
     if key == "parts":
-        embedding_init.PARTS = tuple(value.split("+"))
+        embedding_init._compose = only(value.split("+"))
     elif key == "lexicon":
         embedding_init.translated_pieces = fewer(lambda pieces, _: sorted(np.random.default_rng(0).permutation(pieces)[: int(value)]))
     elif key == "holdout":
