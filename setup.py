@@ -53,7 +53,19 @@ setup(
     ],
     extras_require={
         "kiwi": ["kiwipiepy>=0.20"],  # data_tools.prepare --splitter kiwi
-        # mpich: an mpirun for the tests; accelerate: Hugging Face's Trainer, which the benchmarks compare with, needs it
-        "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "mpich", "accelerate"],
+        # mpich: an mpirun for the tests; accelerate: Hugging Face's Trainer, which the benchmarks compare with, needs it; scipy (intervals
+        # of the experiments' tables, orthogonal maps) and psutil (memory of prepare): of the benchmarks
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "mpich",
+            "accelerate",
+            "scipy>=1.11",
+            "psutil",
+        ],
     },
 )

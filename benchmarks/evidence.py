@@ -234,6 +234,62 @@ def commit_record(cell: Cell) -> None:
             time.sleep(1)
 
 
+class Runner:
+    """What is left to do, and what runs. A cell's trouble is told and counted, and is not the others'."""
+
+    def __init__(self, given: dict[str, Any], left: list[Cell], arguments: argparse.Namespace) -> None:
+        self.given, self.left, self.arguments = given, left, arguments
+        self.running: dict[Cell, subprocess.Popen] = {}
+        self.failed = 0
+        self.ending = False
+
+    def begin(self) -> None:
+        """Start as many cells as run at a time."""
+        while self.left and len(self.running) < self.arguments.jobs:
+            self._try(self._begin, self.left.pop(0))
+
+    def end(self) -> None:
+        """Ask what runs to stop and save; nothing more is begun."""
+        self.ending = True
+        self.left.clear()
+        for process in self.running.values():
+            process.send_signal(signal.SIGTERM)
+
+    def collect(self) -> None:
+        """See which processes have ended, and keep the records of the cells that are finished with them."""
+        for cell, process in list(self.running.items()):
+            if process.poll() is None:
+                continue
+            del self.running[cell]
+            if process.returncode and not self.ending:
+                self.failed += 1
+                print(f"{cell.label}: failed with status {process.returncode}; see {cell.run}.log", flush=True)
+            elif finished(cell):
+                self._try(self._keep, cell)
+            elif not self.ending:
+                self.left.insert(0, cell)  # post-trained; now the fine-tuning
+
+    def _try(self, work: Callable[[Cell], None], cell: Cell) -> None:
+        try:
+            work(cell)
+        except (OtherExperimentError, UserError, OSError, LookupError, ValueError, subprocess.CalledProcessError) as error:
+            self.failed += 1
+            print(f"{cell.label}: {type(error).__name__}: {error}", flush=True)
+
+    def _begin(self, cell: Cell) -> None:
+        if recorded(cell, self.given):
+            shutil.rmtree(cell.run / "checkpoints", ignore_errors=True)  # of a kill just after the record was written
+        elif finished(cell):
+            self._keep(cell)
+        else:
+            self.running[cell] = start(cell, self.given, self.arguments)
+            print(f"{time.strftime('%H:%M')} {cell.label}: started; {len(self.left)} more to do", flush=True)
+
+    def _keep(self, cell: Cell) -> None:
+        keep(cell, self.arguments)
+        print(f"{time.strftime('%H:%M')} {cell.label}: done", flush=True)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run what is left; returns how many cells failed."""
     given, cells = read_cells()
@@ -244,58 +300,18 @@ def run(arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + 60 * arguments.minutes
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
-    running: dict[Cell, subprocess.Popen] = {}
-    failed = 0
-
-    def tried(work: Callable[[Cell], None], cell: Cell) -> None:
-        """One cell's trouble is not the others'."""
-        nonlocal failed
-        try:
-            work(cell)
-        except (OtherExperimentError, UserError, OSError, LookupError, ValueError, subprocess.CalledProcessError) as error:
-            failed += 1
-            print(f"{cell.label}: {type(error).__name__}: {error}", flush=True)
-
-    def begin(cell: Cell) -> None:
-        if recorded(cell, given):
-            shutil.rmtree(cell.run / "checkpoints", ignore_errors=True)  # of a kill just after the record was written
-            return
-        if finished(cell):
-            end(cell)
-            return
-        running[cell] = start(cell, given, arguments)
-        print(f"{time.strftime('%H:%M')} {cell.label}: started; {len(left)} more to do", flush=True)
-
-    def end(cell: Cell) -> None:
-        keep(cell, arguments)
-        print(f"{time.strftime('%H:%M')} {cell.label}: done", flush=True)
-
+    runner = Runner(given, left, arguments)
     try:
-        while left or running:
-            ending = bool(asked) or time.monotonic() > deadline
-            if ending:
-                left.clear()
-                for process in running.values():
-                    process.send_signal(signal.SIGTERM)
-            while left and len(running) < arguments.jobs:
-                cell = left.pop(0)
-                tried(begin, cell)
+        while runner.left or runner.running:
+            if asked or time.monotonic() > deadline:
+                runner.end()
+            runner.begin()
             time.sleep(2)
-            for cell, process in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[cell]
-                if process.returncode and not ending:
-                    failed += 1
-                    print(f"{cell.label}: failed with status {process.returncode}; see {cell.run}.log", flush=True)
-                elif finished(cell):
-                    tried(end, cell)
-                elif not ending:
-                    left.insert(0, cell)  # post-trained; now the fine-tuning
+            runner.collect()
     finally:  # a defect of this program leaves nobody behind that trains on unseen
-        for process in running.values():
+        for process in runner.running.values():
             process.terminate()
-    return failed
+    return runner.failed
 
 
 def show() -> None:

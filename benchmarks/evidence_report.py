@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,48 +140,60 @@ def comparable(one: Record, other: Record) -> bool:
     return one["tokens"] == other["tokens"] and masking[0] == masking[1] and pieces[0] == pieces[1]
 
 
-def table(name: str, records: dict[str, list[Record]]) -> str:
-    """Markdown, the best first, what is no comparison last."""
-    rows = rows_of(name, records)
-    losses_of = {label: [final(record) for record in found] for label, found in rows.items()}
-    pieces = any(record["text"].endswith("k") for found in rows.values() for record in found)
-    scored = any(record["klue_re"] for found in rows.values() for record in found)
-    begun = name != "main" and any(scores_after(0.0, found) for found in rows.values())
-    tested = any("test_loss" in record for found in rows.values() for record in found)
-    staged = any(after_first_stage(record) is not None for found in rows.values() for record in found)
-    reference = rows.get(COMPARED_WITH.get(name, ""), [])
-    head = [name, "seeds", "tokens", *["after stage 1"] * staged, "validation loss", "perplexity", *["test loss"] * tested]
-    head += [*["difference"] * bool(reference), *["nats a character"] * pieces, *["micro-F1 before"] * begun, *["micro-F1"] * scored]
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def table(name: str, records: dict[str, list[Record]]) -> str:
+    """Markdown, the best first, what is no comparison last; without the columns that these cells have nothing for."""
+    rows = rows_of(name, records)
+    everyone = [record for found in rows.values() for record in found]
+    reference = rows.get(COMPARED_WITH.get(name, ""), [])
+
+    def called(label: str, found: list[Record]) -> str:
+        shown = shown_as(label, name)
+        return shown if label.startswith(f"{name}.") else f"*{shown}*"
+
+    def after_one(label: str, found: list[Record]) -> str:
+        return spread([loss for loss in map(after_first_stage, found) if loss is not None])
+
+    def on_test(label: str, found: list[Record]) -> str:
+        return of_some([record["test_loss"] for record in found if "test_loss" in record], len(found))
+
+    def less_reference(label: str, found: list[Record]) -> str:
+        compared = found is not reference and comparable(found[0], reference[0])
+        return difference([*map(final, found)], [*map(final, reference)]) if compared else ""
+
+    def a_character(label: str, found: list[Record]) -> str:
+        """Of masked pieces: more pieces of a word are more context for each, so that this is no code length."""
+        return f"{mean_loss(found) * found[0]['tokens_per_character']:.3f}"
 
     def order(label: str) -> tuple[bool, int, float]:
         first = rows[label][0]
-        return bool(reference) and not comparable(first, reference[0]), first["tokens"], statistics.mean(losses_of[label])
+        return bool(reference) and not comparable(first, reference[0]), first["tokens"], mean_loss(rows[label])
 
-    for label in sorted(rows, key=order):
-        found, losses = rows[label], losses_of[label]
-        shown = shown_as(label, name)
-        entries = [
-            shown if label.startswith(f"{name}.") else f"*{shown}*",
-            str(len(found)),
-            f"{found[0]['tokens'] / 1e6:.2g}M",
-        ]
-        if staged:
-            entries.append(spread([loss for loss in map(after_first_stage, found) if loss is not None]))
-        entries += [spread(losses), f"{math.exp(statistics.mean(losses)):,.1f}"]
-        if tested:
-            entries.append(of_some([record["test_loss"] for record in found if "test_loss" in record], len(found)))
-        if reference:
-            against = found is not reference and comparable(found[0], reference[0])
-            entries.append(difference(losses_of[label], losses_of[COMPARED_WITH[name]]) if against else "")
-        if pieces:  # of masked pieces: more pieces of a word are more context for each, so that this is no code length
-            entries.append(f"{statistics.mean(losses) * found[0]['tokens_per_character']:.3f}")
-        if begun:
-            entries.append(of_some(scores_after(0.0, found), len(found), 2))
-        if scored:
-            entries.append(of_some(scores_after(1.0, found), len(found), 2))
-        lines.append(f"| {' | '.join(entries)} |")
-    return "\n".join(lines)
+    columns: list[tuple[str, bool, Callable[[str, list[Record]], str]]] = [  # heading, whether it is shown, the cell
+        (name, True, called),
+        ("seeds", True, lambda label, found: str(len(found))),
+        ("tokens", True, lambda label, found: f"{found[0]['tokens'] / 1e6:.2g}M"),
+        ("after stage 1", any(after_first_stage(record) is not None for record in everyone), after_one),
+        ("validation loss", True, lambda label, found: spread([*map(final, found)])),
+        ("perplexity", True, lambda label, found: f"{math.exp(mean_loss(found)):,.1f}"),
+        ("test loss", any("test_loss" in record for record in everyone), on_test),
+        ("difference", bool(reference), less_reference),
+        ("nats a character", any(record["text"].endswith("k") for record in everyone), a_character),
+        ("micro-F1 before", name != "main" and bool(scores_after(0.0, everyone)), lambda label, found: score_after(0.0, found)),
+        ("micro-F1", any(record["klue_re"] for record in everyone), lambda label, found: score_after(1.0, found)),
+    ]
+    head, cells = zip(*((heading, cell) for heading, shown, cell in columns if shown), strict=True)
+    return markdown([*head], [[cell(label, rows[label]) for cell in cells] for label in sorted(rows, key=order)])
+
+
+def score_after(share: float, seeds: list[Record]) -> str:
+    """Micro-F1 after this share of the tokens, for people."""
+    return of_some(scores_after(share, seeds), len(seeds), 2)
 
 
 @contextmanager
@@ -269,11 +281,11 @@ def scores_table(records: dict[str, list[Record]]) -> str:
                     found.setdefault((record["name"], shown), defaultdict(list))[row["tokens"]].append(row[score])
     places = sorted({tokens for points in found.values() for tokens in points})
     head = ["KLUE-RE", "", *(f"{tokens / 1e6:.1f}M tokens" for tokens in places)]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for (label, shown), points in found.items():
-        entries = [label, shown, *(spread(points[tokens], 2) if tokens in points else "" for tokens in places)]
-        lines.append(f"| {' | '.join(entries)} |")
-    return "\n".join(lines)
+    rows = [
+        [label, shown, *(spread(points[tokens], 2) if tokens in points else "" for tokens in places)]
+        for (label, shown), points in found.items()
+    ]
+    return markdown(head, rows)
 
 
 def hypotheses(records: dict[str, list[Record]]) -> str:

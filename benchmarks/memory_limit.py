@@ -10,7 +10,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from benchmarks.command import paths
@@ -24,42 +23,32 @@ RECORD = Path("benchmarks/results/memory_limit.json")
 def inside(blocks: int, length: int) -> None:
     """One step; prints the peak."""
     import torch
-    from transformers import RobertaConfig, RobertaForMaskedLM
-
-    from trainer import engine as engines
-    from trainer.architecture import architecture_of
-    from trainer.blocks import MaskedBatch
-    from trainer.checkpoint import Checkpoint
-    from trainer.plan import memory_per_rank
-    from trainer.ranks import set_environment
-    from trainer.recipe import Optimizer, Recipe, Stage
-    from trainer.stages import split_parts, trainable
-    from trainer.state import save_seed
+    from transformers import RobertaConfig
 
     os.environ["DS_ACCELERATOR"] = "cpu"
+    from benchmarks.random_run import random_run, with_micro_batch
+    from trainer.blocks import MaskedBatch
+    from trainer.engine import DeepSpeedConfig, start
+    from trainer.plan import memory_per_rank
+    from trainer.ranks import Ranks, set_environment
+    from trainer.recipe import Stage
+
     set_environment()
-    engines.start()
+    start()
+    ranks = Ranks.current()
     config = RobertaConfig(
         vocab_size=VOCABULARY, num_hidden_layers=LAYERS, max_position_embeddings=length + 2, pad_token_id=1, type_vocab_size=1
     )
+    ds_config = with_micro_batch(DeepSpeedConfig.load(Path("ds_configs/zero2_cpu.json")), blocks)
     stage = Stage(name="s", train=("all",), steps=9, learning_rate=1e-4)
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe(
-            name="s", seed_model="-", corpus="-", output_dir=Path(folder), global_batch_size=blocks, sequence_length=length, stages=(stage,)
-        )
-        save_seed(Path(folder), recipe, {"corpus_fingerprint": "", "tokenizer_sha256": ""}, RobertaForMaskedLM(config), {}, {})
-        checkpoint = Checkpoint.open(Path(folder) / "checkpoints" / "step-0", verify=False)
-        parts = split_parts(checkpoint.shapes, architecture_of(config), LAYERS, "both")
-        ds_config = engines.DeepSpeedConfig.load(Path("ds_configs/zero2_cpu.json"))
-        ds_config = engines.DeepSpeedConfig(ds_config.settings | {"train_micro_batch_size_per_gpu": blocks}, blocks, ds_config.dtype)
-        train = trainable(stage, parts)
-        engine = engines.StageEngine(checkpoint, train, ds_config, Optimizer(), 0.1, blocks, torch.device("cpu"))
+    with random_run(config, (stage,), blocks, length, ranks) as run:
+        engine = run.engine(stage, ds_config, 0.1, ranks.device)
     tokens = blocks * length
     selected = torch.arange(0, tokens, 7)
     for _ in range(2):
         batch = MaskedBatch(torch.randint(5, VOCABULARY, (blocks, length)), selected, torch.randint(5, VOCABULARY, selected.shape))
         engine.backward(batch, len(selected))
-    elements = sum(torch.Size(shape).numel() for shape in checkpoint.shapes.values())
+    elements = sum(torch.Size(shape).numel() for shape in run.first.shapes.values())
     state = memory_per_rank(elements, 0, 1, torch.bfloat16, True, torch.device("cpu"))
     activations = 2 * (12 * HIDDEN * LAYERS * tokens + VOCABULARY * len(selected))
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -24,7 +24,7 @@ from data_tools.corpus import Corpus
 from trainer.architecture import architecture_of
 from trainer.blocks import ContiguousBlocks, SpecialIds
 from trainer.checkpoint import Checkpoint, checkpoint_paths
-from trainer.embedding_init import Pieces, _translations, _unit, held_out_pieces, read_lexicon
+from trainer.embedding_init import Pieces, held_out_pieces, read_lexicon, translated_pieces, unit_length
 from trainer.recipe import Masking
 from trainer.stages import split_parts
 from trainer.surgery import load_seed
@@ -58,9 +58,9 @@ def retrieval(rows: np.ndarray, seed: Any, korean: Pieces, lexicon: Path) -> dic
     english = Pieces.of(seed.tokenizer)
     source = seed.weights[seed.architecture.word_embeddings].float().numpy()
     words = english.words()
-    translated = _translations(read_lexicon(lexicon), english, korean)
+    translated = translated_pieces(read_lexicon(lexicon), english, korean)
     held_out = held_out_pieces(set(translated) - set(korean.shared_with(english)), korean)
-    similarity = _unit(rows - rows.mean(0))[held_out] @ _unit(source - source.mean(0))[words].T
+    similarity = unit_length(rows - rows.mean(0))[held_out] @ unit_length(source - source.mean(0))[words].T
     nearest = words[np.argsort(-similarity, axis=1)[:, :10]]
     hits = np.array([np.isin(row, translated[piece]) for piece, row in zip(held_out, nearest, strict=True)])
     return {"held_out": len(held_out), "top1": round(float(hits[:, 0].mean()), 4), "top10": round(float(hits.any(axis=1).mean()), 4)}
@@ -70,7 +70,7 @@ def neighbours(rows: np.ndarray, korean: Pieces) -> dict[str, list[str]]:
     """Of the first words of two syllables or more; SentencePiece orders ids by frequency."""
     texts = {number: text for (initial, text), number in korean.ids.items() if initial and len(text) > 1 and "가" <= text[0] <= "힣"}
     numbers = sorted(texts)
-    unit = _unit(rows - rows.mean(0))[numbers]
+    unit = unit_length(rows - rows.mean(0))[numbers]
     asked = range(SKIPPED, SKIPPED + SHOWN)
     nearest = np.argsort(-(unit[SKIPPED : SKIPPED + SHOWN] @ unit.T), axis=1)[:, 1:6]
     return {texts[numbers[place]]: [texts[numbers[other]] for other in row] for place, row in zip(asked, nearest, strict=True)}

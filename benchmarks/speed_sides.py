@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -62,39 +61,24 @@ def main() -> None:
 
 def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[float], list[float], dict[str, float]]:
     """The steps of trainer/xpt.py: its packing, masking, engine and optimizer."""
-    from trainer import engine as engines
-    from trainer.architecture import architecture_of
+    from benchmarks.random_run import random_run, with_micro_batch
     from trainer.blocks import ContiguousBlocks, SpecialIds, samples_of
-    from trainer.checkpoint import Checkpoint
+    from trainer.engine import DeepSpeedConfig, start
     from trainer.flops import Shape, peak_flops, stage_flops_per_token
     from trainer.masking import dropout_seed
     from trainer.ranks import Ranks
-    from trainer.recipe import Masking, Optimizer, Recipe, Stage
-    from trainer.stages import split_parts, trainable
-    from trainer.state import save_seed
+    from trainer.recipe import Masking, Stage
+    from trainer.stages import trainable
 
     keep_freed_memory()
-    engines.start()
+    start()
     ranks = Ranks.current()
     blocks = TOKENS_PER_STEP // arguments.length
-    ds_config = engines.DeepSpeedConfig.load(Path("ds_configs/zero2_cpu.json"))
+    ds_config = DeepSpeedConfig.load(Path("ds_configs/zero2_cpu.json"))
     micro = min(ds_config.micro_batch, blocks // ranks.world_size)
-    ds_config = engines.DeepSpeedConfig({**ds_config.settings, "train_micro_batch_size_per_gpu": micro}, micro, ds_config.dtype)
     stage = Stage(name="s", train=STAGES[arguments.stage], steps=10**6, learning_rate=1e-4)
-    folder = Path(ranks.gather(tempfile.mkdtemp() if ranks.is_main else None)[0])
-    recipe = Recipe(
-        name="s", seed_model="-", corpus="-", output_dir=folder, global_batch_size=blocks, sequence_length=arguments.length, stages=(stage,)
-    )
-    if ranks.is_main:
-        save_seed(folder, recipe, {"corpus_fingerprint": "", "tokenizer_sha256": ""}, RobertaForMaskedLM(config), {}, {})
-    ranks.barrier()
-    checkpoint = Checkpoint.open(folder / "checkpoints" / "step-0", verify=False)
-    parts = split_parts(checkpoint.shapes, architecture_of(config), config.num_hidden_layers, "both")
-    train = trainable(stage, parts)
-    engine = engines.StageEngine(checkpoint, train, ds_config, Optimizer(), 0.1, blocks, ranks.device)
-    ranks.barrier()
-    if ranks.is_main:
-        shutil.rmtree(folder)
+    with random_run(config, (stage,), blocks, arguments.length, ranks) as run:
+        engine = run.engine(stage, with_micro_batch(ds_config, micro), 0.1, ranks.device)
     corpus = Corpus.open(arguments.corpus)
     special = replace(SpecialIds.of(AutoTokenizer.from_pretrained(corpus.tokenizer_dir)), vocab_size=config.vocab_size)
     text = ContiguousBlocks(corpus.split("train"), arguments.length, special, Masking(), 0)
@@ -117,11 +101,10 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
             engine.backward(batch, num_selected)
         seconds.append(time.perf_counter() - begin)
         cpu_seconds.append(time.process_time() - cpu)
+    counted, tokens = seconds[WARM_UP:], micro * arguments.length
     shape = Shape.of(config.to_dict(), arguments.length, 0.15)
-    flops = stage_flops_per_token(shape, parts, train, config.num_hidden_layers, "both", True)
-    tokens = micro * arguments.length
+    flops = stage_flops_per_token(shape, run.parts, trainable(stage, run.parts), config.num_hidden_layers, "both", True)
     peak = sum(ranks.sum(peak_flops(ranks.device, torch.bfloat16, tokens, config.hidden_size, config.intermediate_size)))
-    counted = seconds[WARM_UP:]
     more = {"model_flops_per_token": flops, "peak_flops": peak, "mfu": flops * TOKENS_PER_STEP / statistics.median(counted) / peak,
             "reading_share": reading / sum(counted)}  # fmt: skip
     return counted, cpu_seconds[WARM_UP:], more

@@ -7,7 +7,6 @@ removes them.
 
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -15,21 +14,20 @@ import torch
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-from transformers import RobertaConfig, RobertaForMaskedLM
+from transformers import RobertaConfig
 
 from benchmarks.command import paths
+from benchmarks.random_run import RandomRun, random_run
 from trainer import engine as engines
-from trainer.architecture import architecture_of
 from trainer.blocks import MaskedBatch
-from trainer.checkpoint import Checkpoint
 from trainer.memory import keep_freed_memory
 from trainer.ranks import Ranks, run_on_ranks, set_environment
-from trainer.recipe import Optimizer, Recipe, Stage
-from trainer.stages import split_parts, trainable
-from trainer.state import Saver, TrainState, save_seed
+from trainer.recipe import Stage
+from trainer.state import Saver, TrainState
 
 RUN = Path("runs/stage_change")
 STAGES = [("embeddings", "itl", "head"), ("all",)] * 5
+SHAPE = {"vocab_size": 32000, "num_hidden_layers": 14, "max_position_embeddings": 514, "pad_token_id": 1}
 
 
 def main() -> None:
@@ -39,24 +37,19 @@ def main() -> None:
     engines.start()
     ranks, config = Ranks.current(), engines.DeepSpeedConfig.load(Path("ds_configs/zero2_cpu.json"))
     stages = tuple(Stage(name=f"s{i}", train=train, steps=1, learning_rate=1e-4) for i, train in enumerate(STAGES))
-    rows = config.micro_batch * ranks.world_size
-    recipe = Recipe(
-        name="s", seed_model="-", corpus="-", output_dir=RUN, global_batch_size=rows, sequence_length=8, stages=stages, keep_last=1
-    )
-    if ranks.is_main:
-        shutil.rmtree(RUN, ignore_errors=True)
-        shape = {"vocab_size": 32000, "num_hidden_layers": 14, "max_position_embeddings": 514, "pad_token_id": 1}
-        save_seed(RUN, recipe, {"corpus_fingerprint": "", "tokenizer_sha256": ""}, RobertaForMaskedLM(RobertaConfig(**shape)), {}, {})
-    ranks.barrier()
-    checkpoint = Checkpoint.open(RUN / "checkpoints" / "step-0", verify=False)
-    parts = split_parts(checkpoint.shapes, architecture_of(checkpoint.state["model_config"]), 14, "both")
-    millions = sum(torch.Size(shape).numel() for shape in checkpoint.shapes.values()) / 1e6
-    saver = Saver(RUN, recipe, ranks, checkpoint, print)
-    state, tokens = TrainState.of(checkpoint), torch.arange(config.micro_batch * 8).reshape(-1, 8)
+    with random_run(RobertaConfig(**SHAPE), stages, config.micro_batch * ranks.world_size, 8, ranks, RUN) as run:
+        measure(run, config, ranks)
+
+
+def measure(run: RandomRun, config: engines.DeepSpeedConfig, ranks: Ranks) -> None:
+    """A step and a checkpoint of each stage in turn; prints a line where one follows another."""
+    millions = sum(torch.Size(shape).numel() for shape in run.first.shapes.values()) / 1e6
+    saver = Saver(RUN, run.recipe, ranks, run.first, print)
+    state, tokens = TrainState.of(run.first), torch.arange(config.micro_batch * 8).reshape(-1, 8)
     timed: dict[str, float] = {}
-    for stage in stages:
+    for stage in run.recipe.stages:
         begin = time.perf_counter()
-        engine = engines.StageEngine(saver.last, trainable(stage, parts), config, Optimizer(), 0.0, rows, ranks.device)
+        engine = run.engine(stage, config, 0.0, ranks.device, saver.last)
         ranks.barrier()
         if timed:
             timed["build"] = time.perf_counter() - begin
@@ -77,8 +70,6 @@ def main() -> None:
         engine.close()
         timed["close"] = time.perf_counter() - begin
     saver.finish()
-    if ranks.is_main:
-        shutil.rmtree(RUN)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ A picture carries the checksum of the catalogue it was drawn from, so that a tes
 import hashlib
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -128,53 +129,82 @@ def _how_to_read(axes: Any, x: float, y: float, width: float) -> None:
         axes.text(x + 0.65, y + 1.06 + 0.25 * number, text, fontsize=10.5, color=GREY, va="center")
 
 
+@dataclass(frozen=True)
+class Column:
+    """A model of Fig. 2."""
+
+    name: str
+    size: str
+    structure: str
+    objectives: set[str]
+    surveyed: bool
+    """Whether the survey's catalogue lists it."""
+
+
+def matrix_columns(models: Sequence[Model], objectives: Sequence[Objective]) -> list[Column]:
+    """By structure; after the encoders of the catalogue the ones that an objective is known from."""
+    columns = []
+    for structure in STRUCTURES:
+        for model in select(models, "multilingual", structure):
+            surveyed = "not in the survey" not in model.source
+            columns.append(Column(model.name, model.parameters, structure, set(model.objectives.split("; ")), surveyed))
+        if structure == "encoder":
+            for name in dict.fromkeys(objective.introduced_by for objective in objectives if objective.introduced_by):
+                known = {objective.abbreviation for objective in objectives if objective.introduced_by == name}
+                columns.append(Column(name, "", structure, known, False))
+    return columns
+
+
 def matrix(models: Sequence[Model], objectives: Sequence[Objective]) -> Any:
     """Fig. 2: which multilingual model learns by which objective; colour says what the objective needs."""
     from matplotlib import pyplot
 
-    columns: list[tuple[str, str, str, set[str], bool]] = []  # name, size, structure, objectives, whether the catalogue lists it
-    for structure in STRUCTURES:
-        for model in select(models, "multilingual", structure):
-            columns.append(
-                (model.name, model.parameters, structure, set(model.objectives.split("; ")), "not in the survey" not in model.source)
-            )
-        if structure == "encoder":
-            for name in dict.fromkeys(objective.introduced_by for objective in objectives if objective.introduced_by):
-                known = {objective.abbreviation for objective in objectives if objective.introduced_by == name}
-                columns.append((name, "", structure, known, False))
-    rows = [objective for objective in objectives if any(objective.abbreviation in column[3] for column in columns)]
+    columns = matrix_columns(models, objectives)
+    rows = [objective for objective in objectives if any(objective.abbreviation in column.objectives for column in columns)]
     figure, axes = pyplot.subplots(figsize=(13.4, 0.36 * len(rows) + 2.7), dpi=100)
     for number, objective in enumerate(rows):
-        colour = SUPERVISION[objective.supervision]
-        if number % 2 == 0:
-            axes.axhspan(number - 0.5, number + 0.5, color="#f6f8fa", zorder=0, linewidth=0)
-        axes.text(-7.5, number, objective.abbreviation, fontsize=12, weight="bold", color=colour, va="center", family="monospace")
-        axes.text(-6.05, number, objective.name, fontsize=11.5, color=INK, va="center")
-        for place, (_, _, _, learnt, surveyed) in enumerate(columns):
-            if objective.abbreviation in learnt:
-                face = colour if surveyed else "white"
-                axes.plot([place], [number], "o", markersize=11.5, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.8)
-    for place, (name, size, _, _, surveyed) in enumerate(columns):
-        axes.plot([place, place], [-0.5, len(rows) - 0.5], color=LINE, linewidth=0.8, zorder=0.5)
-        title = f"{name}  {size.split()[0]}" if size else name
-        weight, shade = ("bold", INK) if surveyed else ("normal", GREY)
-        axes.text(
-            place - 0.12, -0.75, title, fontsize=12, color=shade, weight=weight, rotation=55, ha="left", va="bottom", rotation_mode="anchor"
-        )
-    begin = 0
-    for structure, group in groupby(columns, key=lambda column: column[2]):
-        end = begin + len(list(group))
-        y = len(rows) - 0.1
-        axes.plot([begin - 0.35, end - 0.65], [y, y], color=COLOURS[structure], linewidth=3, solid_capstyle="butt")
-        axes.text(
-            (begin + end - 1) / 2, y + 0.75, structure, fontsize=11.5, weight="bold", color=COLOURS[structure], ha="center", va="center"
-        )
-        begin = end
+        _matrix_row(axes, number, objective, columns)
+    for place, column in enumerate(columns):
+        _matrix_head(axes, place, column, len(rows) - 0.5)
+    _matrix_structures(axes, columns, len(rows) - 0.1)
     _matrix_legend(axes, len(rows) + 1.75)
     axes.set(xlim=(-7.6, len(columns) - 0.3), ylim=(len(rows) + 2.2, -4.3))
     axes.axis("off")
     figure.subplots_adjust(0.01, 0.005, 0.99, 0.995)
     return figure
+
+
+def _matrix_row(axes: Any, number: int, objective: Objective, columns: Sequence[Column]) -> None:
+    """An objective: its names, and a circle in the column of each model that learns by it."""
+    colour = SUPERVISION[objective.supervision]
+    if number % 2 == 0:
+        axes.axhspan(number - 0.5, number + 0.5, color="#f6f8fa", zorder=0, linewidth=0)
+    axes.text(-7.5, number, objective.abbreviation, fontsize=12, weight="bold", color=colour, va="center", family="monospace")
+    axes.text(-6.05, number, objective.name, fontsize=11.5, color=INK, va="center")
+    for place, column in enumerate(columns):
+        if objective.abbreviation in column.objectives:
+            face = colour if column.surveyed else "white"
+            axes.plot([place], [number], "o", markersize=11.5, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.8)
+
+
+def _matrix_head(axes: Any, place: int, column: Column, bottom: float) -> None:
+    """A model: its name and size above a line through its circles."""
+    axes.plot([place, place], [-0.5, bottom], color=LINE, linewidth=0.8, zorder=0.5)
+    title = f"{column.name}  {column.size.split()[0]}" if column.size else column.name
+    weight, shade = ("bold", INK) if column.surveyed else ("normal", GREY)
+    slanted = {"rotation": 55, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
+    axes.text(place - 0.12, -0.75, title, fontsize=12, color=shade, weight=weight, **slanted)
+
+
+def _matrix_structures(axes: Any, columns: Sequence[Column], y: float) -> None:
+    """Below the columns: whose structure is what."""
+    begin = 0
+    for structure, group in groupby(columns, key=lambda column: column.structure):
+        end = begin + len(list(group))
+        colour, middle = COLOURS[structure], (begin + end - 1) / 2
+        axes.plot([begin - 0.35, end - 0.65], [y, y], color=colour, linewidth=3, solid_capstyle="butt")
+        axes.text(middle, y + 0.75, structure, fontsize=11.5, weight="bold", color=colour, ha="center", va="center")
+        begin = end
 
 
 def _matrix_legend(axes: Any, y: float) -> None:

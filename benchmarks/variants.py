@@ -39,6 +39,8 @@ from trainer.engine import StageEngine
 from trainer.ranks import run_on_ranks
 from trainer.xpt import main as post_train
 
+Replacements = dict[tuple[Any, str], Any]  # (module or class, name of what is replaced): what takes its place
+
 
 def linear_map(kind: str) -> Any:
     """A replacement of embedding_init._map_into. procrustes: orthogonal, between unit vectors, static ones padded with zeros to H."""
@@ -47,17 +49,27 @@ def linear_map(kind: str) -> Any:
         pieces = sorted(translations)
         directions = np.stack([centred[translations[number]].mean(axis=0) for number in pieces])
         if kind == "ridge":
-            return embedding_init._unit(Ridge(alpha=1.0).fit(static[pieces], directions).predict(static))
+            return embedding_init.unit_length(Ridge(alpha=1.0).fit(static[pieces], directions).predict(static))
         padded = np.pad(static, ((0, 0), (0, max(0, centred.shape[1] - static.shape[1]))))
-        rotation, _ = orthogonal_procrustes(padded[pieces], embedding_init._unit(directions))
-        return embedding_init._unit(padded @ rotation)
+        rotation, _ = orthogonal_procrustes(padded[pieces], embedding_init.unit_length(directions))
+        return embedding_init.unit_length(padded @ rotation)
 
     return map_into
 
 
+def only(kept: list[str]) -> Any:
+    """A replacement of embedding_init._compose that takes these of its three kinds of rows."""
+    compose = embedding_init._compose
+
+    def composed(**rows: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+        return compose(**{name: of_pieces if name in kept else {} for name, of_pieces in rows.items()})
+
+    return composed
+
+
 def fewer(chosen: Callable[[list[int], Pieces], Iterable[int]]) -> Any:
-    """A replacement of embedding_init._translations that keeps what `chosen` takes of the sorted pieces that are no copies."""
-    every = embedding_init._translations
+    """A replacement of embedding_init.translated_pieces that keeps what `chosen` takes of the sorted pieces that are no copies."""
+    every = embedding_init.translated_pieces
 
     def translations(pairs: Any, english: Pieces, korean: Pieces) -> dict[int, list[int]]:
         found = every(pairs, english, korean)
@@ -66,7 +78,7 @@ def fewer(chosen: Callable[[list[int], Pieces], Iterable[int]]) -> Any:
     return translations
 
 
-def discriminate(factor_of: Callable[[int, int], float]) -> None:
+def discriminate(factor_of: Callable[[int, int], float]) -> Replacements:
     """Other rates for the layers between the first and the last one, which are the ITLs. factor_of: (layer, last layer) -> factor."""
     whole = engine.parameter_groups
 
@@ -92,8 +104,7 @@ def discriminate(factor_of: Callable[[int, int], float]) -> None:
             group["lr"] = rate * factors[own.names]
 
     factors: dict[tuple[str, ...], float] = {}
-    engine.parameter_groups = groups
-    StageEngine.set_learning_rate = set_learning_rate  # type: ignore[method-assign]
+    return {(engine, "parameter_groups"): groups, (StageEngine, "set_learning_rate"): set_learning_rate}
 
 
 def without_fitting(fitted: Callable[..., None]) -> Callable[..., None]:
@@ -166,7 +177,7 @@ def turned(make: Callable[..., Any], towards: str) -> Callable[..., Any]:
         word, details = make(method, seed_embeddings, seed_tokenizer, tokenizer, corpus, lexicon, *more)
         english, korean, source = Pieces.of(seed_tokenizer), Pieces.of(tokenizer), seed_embeddings.float().numpy()
         if towards == "lexicon":
-            meanings = embedding_init._translations(embedding_init.read_lexicon(lexicon), english, korean)
+            meanings = embedding_init.translated_pieces(embedding_init.read_lexicon(lexicon), english, korean)
         else:
             meanings = {number: [same] for number, same in korean.shared_with(english).items()}
         rows = turned_towards(word.numpy(), list(meanings), np.stack([source[ids].mean(axis=0) for ids in meanings.values()]))
@@ -217,49 +228,54 @@ def with_unit_output(operate: Callable[..., Any]) -> Callable[..., Any]:
     return operated
 
 
+def at_own_scale(fitted: Callable[..., None]) -> Callable[..., None]:
+    """A replacement of surgery._pass_through."""
+    return lambda base, layer, tokens, unit_scale: fitted(base, layer, tokens, unit_scale=False)
+
+
+def drawn(count: int) -> Any:
+    """A replacement of embedding_init.translated_pieces."""
+    return fewer(lambda pieces, _: sorted(np.random.default_rng(0).permutation(pieces)[:count]))
+
+
+def without_held_out(every: int) -> Any:
+    """A replacement of embedding_init.translated_pieces."""
+    return fewer(lambda pieces, korean: set(pieces) - set(embedding_init.held_out_pieces(pieces, korean, every)))
+
+
+def sampled(tokens: int) -> Replacements:
+    return {(embedding_init, "STATIC_TOKENS"): tokens, (embedding_init, "STRETCH"): min(embedding_init.STRETCH, tokens // 16)}
+
+
+CHANGES: dict[str, Callable[[str], Replacements]] = {  # of its value; each is applied to what those before it left
+    "parts": lambda value: {(embedding_init, "_compose"): only(value.split("+"))},
+    "lexicon": lambda value: {(embedding_init, "translated_pieces"): drawn(int(value))},
+    "holdout": lambda value: {(embedding_init, "translated_pieces"): without_held_out(int(value))},
+    "static": lambda value: sampled(int(value)),
+    "dimensions": lambda value: {(embedding_init, "DIMENSIONS"): int(value)},
+    "map": lambda value: {(embedding_init, "_map_into"): linear_map(value)},
+    "shuffled": lambda _: {(surgery, "load_seed"): with_layers(surgery.load_seed, shuffle)},
+    "random-layers": lambda _: {(surgery, "load_seed"): with_layers(surgery.load_seed, draw_anew)},
+    "rotated": lambda _: {(surgery, "initial_embeddings"): with_embeddings(surgery.initial_embeddings, rotate)},
+    "permuted": lambda _: {(surgery, "initial_embeddings"): with_embeddings(surgery.initial_embeddings, permute)},
+    "turned": lambda value: {(surgery, "initial_embeddings"): turned(surgery.initial_embeddings, value)},
+    "layers": lambda value: {(surgery, "AutoModelForMaskedLM"): WiderModels(float(value))},
+    "unfitted": lambda _: {(surgery, "_pass_through"): without_fitting(surgery._pass_through)},
+    "own-scale": lambda _: {(surgery, "_pass_through"): at_own_scale(surgery._pass_through)},
+    "unit-output": lambda _: {(surgery, "operate"): with_unit_output(surgery.operate)},
+    "encoder": lambda value: discriminate(lambda layer, top: float(value)),
+    "layerwise": lambda value: discriminate(lambda layer, top: float(value) ** (top - layer)),
+}
+
+
 def apply(change: str) -> None:
     """Change the modules of this process."""
     key, _, value = change.partition("=")
-    if key == "parts":
-        embedding_init.PARTS = tuple(value.split("+"))
-    elif key == "lexicon":
-        embedding_init._translations = fewer(lambda pieces, _: sorted(np.random.default_rng(0).permutation(pieces)[: int(value)]))
-    elif key == "holdout":
-        embedding_init._translations = fewer(
-            lambda pieces, korean: set(pieces) - set(embedding_init.held_out_pieces(pieces, korean, int(value)))
-        )
-    elif key == "static":
-        embedding_init.STATIC_TOKENS = int(value)
-        embedding_init.STRETCH = min(embedding_init.STRETCH, int(value) // 16)
-    elif key == "dimensions":
-        embedding_init.DIMENSIONS = int(value)
-    elif key == "map":
-        embedding_init._map_into = linear_map(value)
-    elif key == "shuffled":
-        surgery.load_seed = with_layers(surgery.load_seed, shuffle)
-    elif key == "random-layers":
-        surgery.load_seed = with_layers(surgery.load_seed, draw_anew)
-    elif key == "rotated":
-        surgery.initial_embeddings = with_embeddings(surgery.initial_embeddings, rotate)
-    elif key == "permuted":
-        surgery.initial_embeddings = with_embeddings(surgery.initial_embeddings, permute)
-    elif key == "turned":
-        surgery.initial_embeddings = turned(surgery.initial_embeddings, value)
-    elif key == "layers":
-        surgery.AutoModelForMaskedLM = WiderModels(float(value))
-    elif key == "unit-output":
-        surgery.operate = with_unit_output(surgery.operate)
-    elif key == "unfitted":
-        surgery._pass_through = without_fitting(surgery._pass_through)
-    elif key == "own-scale":
-        fitted = surgery._pass_through
-        surgery._pass_through = lambda base, layer, tokens, unit_scale: fitted(base, layer, tokens, unit_scale=False)
-    elif key == "encoder":
-        discriminate(lambda layer, top: float(value))
-    elif key == "layerwise":
-        discriminate(lambda layer, top: float(value) ** (top - layer))
-    else:
+    if key not in CHANGES:
         sys.exit(f"error: no such change: {change}")
+    for (place, name), replacement in CHANGES[key](value).items():
+        assert hasattr(place, name), f"{place} has no {name} any more"
+        setattr(place, name, replacement)
 
 
 if __name__ == "__main__":

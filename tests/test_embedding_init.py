@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_tools.errors import UserError
 from trainer import embedding_init
-from trainer.embedding_init import Pieces, _translations, held_out_pieces, initial_embeddings, read_lexicon, static_vectors
+from trainer.embedding_init import Pieces, held_out_pieces, initial_embeddings, read_lexicon, static_vectors, translated_pieces
 
 TOPICS, WORDS, HIDDEN = 20, 9, 24
 ROLES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
@@ -273,7 +273,7 @@ def test_what_a_translated_piece_is_made_of(languages: SimpleNamespace, tmp_path
     assert not torch.allclose(rows[6], seed[english(spelling(1, "a"))], atol=1e-2)
     korean = Pieces({(True, "가"): 0, (False, "가"): 1, (False, "나"): 2}, {}, False)
     pieces = SimpleNamespace(find_word=lambda word: {"go": 7, "be": 8}.get(word))
-    assert _translations([("go", "가"), ("be", "가"), ("be", "나"), ("no", "나")], pieces, korean) == {0: [7, 8], 1: [7, 8], 2: [8]}  # type: ignore[arg-type]
+    assert translated_pieces([("go", "가"), ("be", "가"), ("be", "나"), ("no", "나")], pieces, korean) == {0: [7, 8], 1: [7, 8], 2: [8]}  # type: ignore[arg-type]
 
 
 def test_what_does_not_fit_is_told(languages: SimpleNamespace, tmp_path: Path) -> None:

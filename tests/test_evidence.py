@@ -56,6 +56,29 @@ def test_discriminative_rates_are_those_of_the_seeds_layers(change, rates, monke
             assert own["lr"] == 2 * rates[layer] and own["weight_decay"] == (0.01 if len(shapes[name]) > 1 else 0)
 
 
+def test_what_the_table_of_experiments_changes_is_there() -> None:
+    for change in sorted({change for cell in evidence.read_cells()[1] for change in cell.variant}):
+        key, _, value = change.partition("=")
+        assert all(hasattr(place, name) for place, name in variants.CHANGES[key](value)), change
+    with pytest.raises(SystemExit, match="no such change: parts2=copies"):
+        variants.apply("parts2=copies")
+
+
+def test_embeddings_can_be_made_without_one_kind_of_rows() -> None:
+    """A translated piece that has no neighbours then is its translations' mean, as one that the corpus lacks."""
+    near, other, meant, alone, same = np.arange(10.0).reshape(5, 2)
+    rows = {"neighbours": {1: near, 2: other}, "translations": {2: meant, 3: alone}, "copies": {4: same}}
+    made = {
+        "neighbours+translations+copies": {1: near, 2: (other + meant) / 2, 3: alone, 4: same},
+        "translations+copies": {2: meant, 3: alone, 4: same},
+        "neighbours+copies": {1: near, 2: other, 4: same},
+        "copies": {4: same},
+    }
+    for kept, expected in made.items():
+        found = variants.only(kept.split("+"))(**rows)
+        assert found.keys() == expected.keys() and all((found[piece] == row).all() for piece, row in expected.items()), kept
+
+
 class Stub:
     """A process that has ended, or goes on until it is asked to stop."""
 

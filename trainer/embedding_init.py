@@ -45,7 +45,6 @@ NEIGHBOURS = 10
 TEMPERATURE = 0.1
 HELD_OUT = 10  # every tenth translated word tells how good the map is
 FEWEST_PAIRS = 20  # a map learnt from fewer would be noise
-PARTS = ("neighbours", "translations", "copies")  # what rows are made of; benchmarks/variants.py leaves some out
 
 
 def initial_embeddings(
@@ -208,40 +207,36 @@ def _from_map(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """pairs: of a lexicon; without one the map is learnt from the pieces that both vocabularies have. origin: of the pairs, for people."""
     english, korean = _english_pieces(seed_tokenizer, source), Pieces.of(tokenizer)
-    rows = _like_source(source, len(tokenizer), rng)
-    specials = korean.special_in(english)
-    copies = korean.shared_with(english)
-    translations = {number: meanings for number, meanings in _translations(pairs or [], english, korean).items() if number not in copies}
-    anchors = translations if pairs is not None else {number: [same] for number, same in copies.items()}
-    if len(anchors) < FEWEST_PAIRS:
-        given = f"the {len(copies)} shared pieces" if pairs is None else f"its {len(pairs)} pairs"
-        raise UserError(
-            f"{origin}: {len(anchors)} of {given} are single pieces of both vocabularies, expected {FEWEST_PAIRS} or more; "
-            "give a larger lexicon (english<TAB>korean) or use embedding_init source-statistics"
-        )
+    specials, copies = korean.special_in(english), korean.shared_with(english)
+    found = translated_pieces(pairs or [], english, korean)
+    translations = {number: meanings for number, meanings in found.items() if number not in copies}
+    if pairs is None:
+        anchors, given = {number: [same] for number, same in copies.items()}, f"the {len(copies)} shared pieces"
+    else:
+        anchors, given = translations, f"its {len(pairs)} pairs"
+    single = f"{origin}: {len(anchors)} of {given} are single pieces of both vocabularies"
+    _refuse_few(len(anchors), single, "a larger lexicon (english<TAB>korean)")
     static, seen = static_vectors(corpus.split("train"), len(tokenizer), seed)
-    centred = _unit(source - source.mean(axis=0))
-    words = english.words()
     known = {number: meanings for number, meanings in anchors.items() if seen[number]}
-    if len(known) < FEWEST_PAIRS:
-        raise UserError(
-            f"{origin}: {len(known)} of the pieces with a known meaning stand in the corpus, expected {FEWEST_PAIRS} or more; "
-            "give more text, or use embedding_init source-statistics"
-        )
-    wanted = np.array(sorted(set(np.flatnonzero(seen)) - set(copies) - set(korean.special.values())))
-    if "neighbours" in PARTS:
-        similarity, nearest = _nearest(_map_into(centred, static, known)[wanted], centred[words], NEIGHBOURS)
-        rows[wanted] = _weighted_mean(similarity, nearest, source[words])
-    for number, meanings in translations.items() if "translations" in PARTS else ():
-        direct = source[meanings].mean(axis=0)
-        rows[number] = (rows[number] + direct) / 2 if seen[number] and "neighbours" in PARTS else direct
-    for number, same in {**(copies if "copies" in PARTS else {}), **specials}.items():
-        rows[number] = source[same]
+    _refuse_few(len(known), f"{origin}: {len(known)} of the pieces with a known meaning stand in the corpus", "more text")
+
+    centred, words = unit_length(source - source.mean(axis=0)), english.words()
+    mapped = np.setdiff1d(np.flatnonzero(seen), [*copies, *korean.special.values()])
+    similarity, nearest = _nearest(_map_into(centred, static, known)[mapped], centred[words], NEIGHBOURS)
+    composed = _compose(
+        neighbours=dict(zip(mapped.tolist(), _weighted_mean(similarity, nearest, source[words]), strict=True)),
+        translations={number: source[meanings].mean(axis=0) for number, meanings in translations.items()},
+        copies={number: source[same] for number, same in copies.items()},
+    )
+    rows = _like_source(source, len(tokenizer), rng)
+    for number, row in composed.items():
+        rows[number] = row
+    rows[list(specials)] = source[list(specials.values())]
     counts = {
         "special": len(specials),
         "copied": len(copies),
         "translated": len(translations),
-        "neighbours": len(set(wanted) - set(translations)),
+        "neighbours": len(set(mapped) - set(translations)),
     }
     return rows, {
         **counts,
@@ -249,6 +244,21 @@ def _from_map(
         "lexicon_pairs": len(pairs or []),
         "map": _quality_of_map(centred, static, known, words, korean),
     }
+
+
+def _refuse_few(count: int, known: str, remedy: str) -> None:
+    """known: what there are `count` of to learn the map from, for people; remedy: what to give."""
+    if count < FEWEST_PAIRS:
+        raise UserError(f"{known}, expected {FEWEST_PAIRS} or more; give {remedy}, or use embedding_init source-statistics")
+
+
+def _compose(
+    neighbours: dict[int, np.ndarray], translations: dict[int, np.ndarray], copies: dict[int, np.ndarray]
+) -> dict[int, np.ndarray]:
+    """Piece -> its row (H,). What is given: piece -> mean of the English pieces near it, mean of its translations, its copy. A piece that
+    has the first two is half of each."""
+    direct = {number: (neighbours[number] + row) / 2 if number in neighbours else row for number, row in translations.items()}
+    return neighbours | direct | copies
 
 
 def _from_co_occurrences(
@@ -289,7 +299,7 @@ def _like_source(source: np.ndarray, count: int, rng: np.random.Generator) -> np
     return rng.normal(source.mean(axis=0), source.std(axis=0), (count, source.shape[1]))
 
 
-def _translations(pairs: list[tuple[str, str]], english: Pieces, korean: Pieces) -> dict[int, list[int]]:
+def translated_pieces(pairs: list[tuple[str, str]], english: Pieces, korean: Pieces) -> dict[int, list[int]]:
     """Korean piece -> its English pieces, of the pairs whose sides are single pieces."""
     found: dict[int, list[int]] = {}
     for english_word, korean_word in pairs:
@@ -330,7 +340,7 @@ def static_vectors(split: "IndexedDataset", vocab_size: int, seed: int) -> tuple
     left, values, _ = randomized_svd(
         _positive_pmi(table.reshape(vocab_size, 2 * size)), dimensions, n_oversamples=32, n_iter=3, random_state=seed
     )
-    return _unit(left * values**SINGULAR_POWER), counts > 0
+    return unit_length(left * values**SINGULAR_POWER), counts > 0
 
 
 def sample_of(tokens: np.ndarray, count: int) -> np.ndarray:
@@ -356,7 +366,7 @@ def _map_into(centred: np.ndarray, static: np.ndarray, translations: dict[int, l
     directions = np.stack([centred[translations[number]].mean(axis=0) for number in pieces])
     mean = directions.mean(axis=0)
     ridge = KernelRidge(alpha=RIDGE, kernel="rbf", gamma=KERNEL_GAMMA).fit(static[pieces], directions - mean)
-    return _unit(ridge.predict(static) + mean)
+    return unit_length(ridge.predict(static) + mean)
 
 
 def held_out_pieces(pieces: Iterable[int], vocabulary: Pieces, every: int = HELD_OUT) -> list[int]:
@@ -403,5 +413,6 @@ def _weighted_mean(similarity: np.ndarray, nearest: np.ndarray, rows: np.ndarray
     return np.einsum("nk,nkh->nh", weights / weights.sum(axis=1, keepdims=True), rows[nearest])
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit_length(rows: np.ndarray) -> np.ndarray:
+    """Each row over its length; a row of zeros stays."""
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
