@@ -119,19 +119,17 @@ def without_fitting(fitted: Callable[..., None]) -> Callable[..., None]:
     return pass_through
 
 
-def with_layers(
-    load: Callable[[str], surgery.Seed], change: Callable[[str, torch.Tensor, torch.Generator], None]
-) -> Callable[[str], surgery.Seed]:
-    """A replacement of surgery.load_seed. change: is called with the name and the values of each of the layers' weights."""
+def with_layers(operate: Callable[..., Any], change: Callable[[str, torch.Tensor, torch.Generator], None]) -> Callable[..., Any]:
+    """A replacement of surgery.operate. change: is called with the name and each of the layers' weights; drawn by the run's seed."""
 
-    def load_seed(seed_model: str) -> surgery.Seed:
-        seed, generator = load(seed_model), torch.Generator().manual_seed(0)
+    def operated(seed: surgery.Seed, recipe: Any, *more: Any) -> Any:
+        generator = torch.Generator().manual_seed(recipe.seed)
         for name, value in seed.weights.items():
             if seed.architecture.layer_of(name) is not None:
                 change(name, value, generator)
-        return seed
+        return operate(seed, recipe, *more)
 
-    return load_seed
+    return operated
 
 
 def shuffle(name: str, value: torch.Tensor, generator: torch.Generator) -> None:
@@ -254,8 +252,8 @@ CHANGES: dict[str, Callable[[str], Replacements]] = {  # of its value; each is a
     "static": lambda value: sampled(int(value)),
     "dimensions": lambda value: {(embedding_init, "DIMENSIONS"): int(value)},
     "map": lambda value: {(embedding_init, "_map_into"): linear_map(value)},
-    "shuffled": lambda _: {(surgery, "load_seed"): with_layers(surgery.load_seed, shuffle)},
-    "random-layers": lambda _: {(surgery, "load_seed"): with_layers(surgery.load_seed, draw_anew)},
+    "shuffled": lambda _: {(surgery, "operate"): with_layers(surgery.operate, shuffle)},
+    "random-layers": lambda _: {(surgery, "operate"): with_layers(surgery.operate, draw_anew)},
     "rotated": lambda _: {(surgery, "initial_embeddings"): with_embeddings(surgery.initial_embeddings, rotate)},
     "permuted": lambda _: {(surgery, "initial_embeddings"): with_embeddings(surgery.initial_embeddings, permute)},
     "turned": lambda value: {(surgery, "initial_embeddings"): turned(surgery.initial_embeddings, value)},

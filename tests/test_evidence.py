@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,16 +282,18 @@ def test_controls_change_what_they_say_and_nothing_else() -> None:
     shapes = {"bert.encoder.layer.0.dense.weight": (64, 64), "bert.encoder.layer.0.dense.bias": (8,), "bert.embeddings.word.weight": (9, 8)}
     before = {name: torch.randn(shape) for name, shape in shapes.items()} | {"bert.encoder.layer.0.LayerNorm.weight": torch.randn(8)}
     architecture = SimpleNamespace(layer_of=lambda name: 0 if ".layer." in name else None)
-    seeds = {}
-    for change in (variants.shuffle, variants.draw_anew):
-        weights = {name: value.clone() for name, value in before.items()}
-        seeds[change] = variants.with_layers(lambda _, own=weights: SimpleNamespace(weights=own, architecture=architecture), change)("any")
-    weights = seeds[variants.shuffle].weights
+
+    def after(change: Any, seed: int) -> dict[str, torch.Tensor]:
+        own = SimpleNamespace(weights={name: value.clone() for name, value in before.items()}, architecture=architecture)
+        return variants.with_layers(lambda given, _: given, change)(own, SimpleNamespace(seed=seed)).weights
+
+    weights = after(variants.shuffle, 0)
     changed = [name for name, value in weights.items() if not value.equal(before[name])]
     assert changed == ["bert.encoder.layer.0.dense.weight"]
     assert weights[changed[0]].flatten().sort()[0].equal(before[changed[0]].flatten().sort()[0])
-    matrix, bias, embeddings, norm = seeds[variants.draw_anew].weights.values()
+    matrix, bias, embeddings, norm = after(variants.draw_anew, 0).values()
     assert 0.019 < matrix.std() < 0.021 and not bias.any() and norm.eq(1).all() and embeddings.equal(before["bert.embeddings.word.weight"])
+    assert [next(iter(after(variants.draw_anew, seed).values())).equal(matrix) for seed in (0, 1)] == [True, False]
 
     word = torch.randn(9, 8) + 3
     turned, details = variants.with_embeddings(lambda *_: (word, {"made": 1}), variants.rotate)("dictionary")
