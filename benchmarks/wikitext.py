@@ -45,6 +45,28 @@ SITEINFO = "<siteinfo><base>https://en.wikipedia.org/wiki/Main_Page</base><names
     )
 )
 WORD = re.compile(r"\w+")
+DRESSED_WORDS = (  # the share of words up to which; a word in markup, and what should come out. ○: the word, №: the number of its line
+    (0.03, "[[○ (동음이의)|○]]", "○"),
+    (0.06, "[[○]]", "○"),
+    (0.07, "[[위키백과:○|○]]", "○"),
+    (0.08, "''○''", "○"),
+    (0.09, "<small>○</small>", "○"),
+    (0.10, "[https://example.com/№ ○]", "○"),
+    (0.11, "○<!-- [[확인]] {{필요}} -->", "○"),
+    (0.12, "○([[한자]]: 江山, {{llang|en|River}})", "○(한자: 江山)"),
+    (0.13, "○({{llang|ja|川}}, {{llang|en|River}})", "○"),
+    (0.14, '<span style="color:red">○</span>', "○"),
+)
+A_TABLE = '{| class="wikitable" style="width:50%"\n! 머리 !! 둘째\n|-\n| 칸 ||\n{|\n| 안쪽 [[칸]]\n|}\n| colspan=2 | 끝\n|}'
+GALLERY = "<gallery>\n파일:가.jpg|그림 {{작게|가}}\n파일:나.jpg|그림 나\n</gallery>"
+FORGOTTEN = (
+    "{{닫지 않은 틀|값",
+    "[[파일:닫지 않은.jpg|섬네일",
+    "}}",
+    "|}",
+    "<ref>닫지 않은 주석",
+    "{| class=wikitable\n|-\n| 칸",
+)  # to close
 Pages = dict[str, list[str]]  # lines of prose by title
 
 
@@ -153,49 +175,18 @@ def dress(lines: list[str], title: str, rng: random.Random) -> tuple[str, list[s
     ]
     truth = []
     for number, line in enumerate(lines):
-        words = line.split(" ")
-        shown = list(words)
-        for place, word in enumerate(words):
-            if not word.isalnum():
-                continue
-            way = rng.random()
-            if way < 0.03:
-                words[place] = f"[[{word} (동음이의)|{word}]]"
-            elif way < 0.06:
-                words[place] = f"[[{word}]]"
-            elif way < 0.07:
-                words[place] = f"[[위키백과:{word}|{word}]]"
-            elif way < 0.08:
-                words[place] = f"''{word}''"
-            elif way < 0.09:
-                words[place] = f"<small>{word}</small>"
-            elif way < 0.10:
-                words[place] = f"[https://example.com/{number} {word}]"
-            elif way < 0.11:
-                words[place] = f"{word}<!-- [[확인]] {{{{필요}}}} -->"
-            elif way < 0.12:
-                words[place], shown[place] = f"{word}([[한자]]: 江山, {{{{llang|en|River}}}})", f"{word}(한자: 江山)"
-            elif way < 0.13:
-                words[place] = f"{word}({{{{llang|ja|川}}}}, {{{{llang|en|River}}}})"
-            elif way < 0.14:
-                words[place] = f'<span style="color:red">{word}</span>'
+        words, shown = zip(*(dress_word(word, number, rng) for word in line.split(" ")), strict=True)
         text = "&nbsp;".join(words) if rng.random() < 0.02 else " ".join(words)
         if rng.random() < 0.3:
             text += f'<ref name="{number}">{{{{웹 인용|url=https://example.com/?a=1&b=2|제목=제목 {number}}}}}</ref><ref name="{number}" />'
         if rng.random() < 0.1:
             markup.append(f"== {title} {number} ==")
         if rng.random() < 0.1:
-            markup.append(
-                '{| class="wikitable" style="width:50%"\n! 머리 !! 둘째\n|-\n| 칸 ||\n{|\n| 안쪽 [[칸]]\n|}\n| colspan=2 | 끝\n|}'
-            )
+            markup.append(A_TABLE)
         if rng.random() < 0.05:
-            markup.append("<gallery>\n파일:가.jpg|그림 {{작게|가}}\n파일:나.jpg|그림 나\n</gallery>")
-        if rng.random() < 0.002:  # as people forget them, on one page in a hundred
-            markup.append(
-                rng.choice(
-                    ("{{닫지 않은 틀|값", "[[파일:닫지 않은.jpg|섬네일", "}}", "|}", "<ref>닫지 않은 주석", "{| class=wikitable\n|-\n| 칸")
-                )
-            )
+            markup.append(GALLERY)
+        if rng.random() < 0.002:  # on one page in a hundred
+            markup.append(rng.choice(FORGOTTEN))
         markup.append(rng.choice((*("",) * 9, "* ", "# ", ": ")) + text)
         truth.append(" ".join(shown))
     markup += [
@@ -204,6 +195,16 @@ def dress(lines: list[str], title: str, rng: random.Random) -> tuple[str, list[s
         f"[[분류:{title}]] [[en:River]]",
     ]
     return "\n\n".join(markup), truth
+
+
+def dress_word(word: str, number: int, rng: random.Random) -> tuple[str, str]:
+    """A word of the line `number`: in markup, and what should come out."""
+    if word.isalnum():
+        way = rng.random()
+        for share, markup, shown in DRESSED_WORDS:
+            if way < share:
+                return markup.replace("№", str(number)).replace("○", word), shown.replace("○", word)
+    return word, word
 
 
 def write_dressed(source: Path, target: Path) -> Pages:
