@@ -311,7 +311,7 @@ def test_the_curve_does_not_depend_on_the_ranks(finished: Path, tmp_path: Path) 
             for key in row.keys() & ({"loss", "valid_loss"} if step else {"valid_loss"}):
                 assert row[key] == pytest.approx(curves["one"][step][key], rel=1e-4), (name, step, key)
             assert row.get("tokens") == curves["one"][step].get("tokens")
-    assert any(curves["four"][step]["tokens_per_second"] != curves["one, then four"][step]["tokens_per_second"] for step in range(31, 81))
+    assert any(curves["one, then four"][step]["tokens_per_second"] != curves["one"][step]["tokens_per_second"] for step in range(31, 81))
 
 
 def test_speed_is_tokens_over_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
