@@ -31,7 +31,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from data_tools.corpus import Corpus
 from data_tools.errors import RunError, UserError
-from tests.tiny import make_corpus, make_seed, write_recipe
+from tests.tiny import exact_rows, final_weights, make_corpus, make_seed, write_recipe
 from trainer.blocks import PACKINGS, SpecialIds
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest, write_alone
 from trainer.export import load_model, model_card
@@ -70,12 +70,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = launch(root)
     assert done.returncode == 0, done.stdout + done.stderr
     return root
-
-
-def final_weights(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint, problems = newest(run)
-    assert checkpoint is not None and not problems and checkpoint.state["step"] == 80
-    return {name: value.clone() for name, value, _ in checkpoint.entries(checkpoint.parameters)}
 
 
 def test_the_run_folder_is_what_the_contract_says(finished: Path) -> None:
@@ -243,12 +237,8 @@ def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path,
     saved = re.search(r"asked to stop: step (\d+) is saved", told)
     assert saved and int(saved[1]) >= 44 and "Traceback" not in told, told
     assert done.returncode == 0 and f"checkpoints/step-{saved[1]}\n" in done.stdout, done.stdout + done.stderr
-    exact = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")
-    expected, found = (
-        [{k: row[k] for k in exact if k in row} for row in read_rows(folder / "metrics.jsonl")] for folder in (finished / "run", run)
-    )
-    assert found == expected
-    first, second = final_weights(finished / "run"), final_weights(run)
+    assert exact_rows(run) == exact_rows(finished / "run")
+    first, second = final_weights(finished / "run", 80), final_weights(run, 80)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
