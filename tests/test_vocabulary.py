@@ -158,8 +158,7 @@ def test_literal_special_tokens_are_text_in_the_corpus(processor: sentencepiece.
         assert not {0, 1, 2, 4} & set(ids) and "".join(processor.id_to_piece(ids)).endswith("▁사람")
 
 
-def test_training_is_repeatable_and_its_scores_exact(folder: Path, processor: sentencepiece.SentencePieceProcessor) -> None:
-    assert train_vocabulary(invented_sentences(3000, 0), 180) == (folder / MODEL_NAME).read_bytes()
+def test_the_scores_of_pieces_are_exact(processor: sentencepiece.SentencePieceProcessor) -> None:
     assert all((processor.get_score(piece) * 64).is_integer() for piece in range(processor.vocab_size()))
 
 
