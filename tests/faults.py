@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from tests.test_checkpoint import DAMAGES
+from tests.damage import DAMAGES
 from tests.test_xpt import ROOT, command, environment
 from tests.tiny import exact_rows, final_weights, make_corpus, make_seed, write_recipe
 from trainer.checkpoint import checkpoint_paths, newest

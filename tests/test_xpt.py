@@ -1,6 +1,5 @@
 """The launched script itself: `deepspeed ... trainer/xpt.py` on two CPU ranks."""
 
-import errno
 import fcntl
 import json
 import math
@@ -35,7 +34,7 @@ from tests.tiny import exact_rows, final_weights, make_corpus, make_seed, write_
 from trainer.blocks import PACKINGS, SpecialIds
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest, write_alone
 from trainer.export import load_model, model_card
-from trainer.journal import Journal, cut_off, read_rows
+from trainer.journal import read_rows
 from trainer.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -167,53 +166,6 @@ def test_the_doctor_of_this_machine_alone_needs_no_ssh(finished: Path, tmp_path:
     words += ["--set", "seed=1"]  # the folder holds seed 0's run
     done = subprocess.run([sys.executable, "-m", "trainer.doctor", *words], cwd=tmp_path, env=place, capture_output=True, text=True)
     assert done.returncode == 1 and "FAILED  localhost: " in done.stdout and "seed: 0 there, 1 now" in done.stdout, done.stdout
-
-
-def test_a_start_from_the_beginning_keeps_no_row_of_before(tmp_path: Path) -> None:
-    for step, kept in ((0, []), (2, [0, 1, 2])):
-        (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {number}}}\n' for number in range(4)))
-        rows = cut_off(tmp_path / "metrics.jsonl", step)
-        assert [row["step"] for row in rows] == kept == [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")]
-
-
-def test_on_a_full_disk_rows_wait_for_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Full:
-        """A file whose disk takes half a line more."""
-
-        def __init__(self, file: Any) -> None:
-            self.file, self.name = file, file.name
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-        def write(self, data: bytes) -> int:
-            return self.file.write(data[: len(data) // 2])
-
-    main: Any = SimpleNamespace(is_main=True)
-    journal, full = Journal(tmp_path, main, 0, 9, 9, patient=True), None
-    for step in range(1, 6):
-        if step in (2, 4):
-            journal._file, full = (Full(journal._file), journal._file) if step == 2 else (full, None)
-        journal.record({"step": step, "stage": "one"})
-        assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == list(range(1, 2 if step in (2, 3) else step + 1))
-    assert capsys.readouterr().out.count("WARNING") == 1
-
-    def refuse(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    board, journal._board = journal._board, SimpleNamespace(add_scalar=refuse, flush=refuse, close=refuse)  # type: ignore[assignment]
-    assert board
-    board.close()
-    journal.record({"step": 5.5, "stage": "one", "loss": 1.0})
-    assert journal._board is None and capsys.readouterr().out.count("WARNING") == 1
-    journal._file = Full(journal._file)
-    journal.record({"step": 6, "stage": "one"})
-    with pytest.raises(OSError, match="No space left"):
-        journal.catch_up()
-    journal = Journal(tmp_path, main, 5, 9, 9, patient=False)
-    journal._file = Full(journal._file)
-    with pytest.raises(OSError, match="No space left"):
-        journal.record({"step": 6, "stage": "one"})
 
 
 def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path, tmp_path: Path) -> None:
