@@ -25,14 +25,13 @@ from pathlib import Path
 
 import torch
 
-from tests.test_checkpoint import DAMAGES
+from tests.damage import DAMAGES
 from tests.test_xpt import ROOT, command, environment
-from tests.tiny import make_corpus, make_seed, write_recipe
+from tests.tiny import exact_rows, final_weights, make_corpus, make_seed, write_recipe
 from trainer.checkpoint import checkpoint_paths, newest
 from trainer.metrics_log import read_rows
 
 LAST, STAGE_CHANGE, EVALUATE, SAVE = 80, 30, 20, 8
-EXACT = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")
 HANG_SECONDS = 20
 
 
@@ -240,11 +239,11 @@ def compare(root: Path, run: Path) -> None:
     """The final weights and the losses are the undisturbed run's."""
     weights, rows = [], []
     for folder in (root / "undisturbed", run):
-        checkpoint, problems = newest(folder)
-        if checkpoint is None or problems or checkpoint.state["step"] != LAST:
-            raise Failed(f"{folder} did not end with a good checkpoint: {problems}")
-        weights.append({name: value.clone() for name, value, _ in checkpoint.entries(checkpoint.parameters)})
-        rows.append([{key: row[key] for key in EXACT if key in row} for row in read_rows(folder / "metrics.jsonl")])
+        try:
+            weights.append(final_weights(folder, LAST))
+        except AssertionError as error:
+            raise Failed(str(error)) from None
+        rows.append(exact_rows(folder))
     odd = [name for name, value in weights[0].items() if not torch.equal(value, weights[1][name])]
     if odd:
         raise Failed(f"{len(odd)} parameters are not the undisturbed run's, e.g. {odd[0]}")

@@ -1,5 +1,6 @@
 """How commands end: what is the user's to mend has status 2, what broke has 1, and several ranks say it once."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -54,15 +55,26 @@ def test_a_path_that_cannot_be_used_is_a_mistake_on_ranks_too() -> None:
     assert end_of(UNUSABLE) == (2, "error: README.md/x: Not a directory; name another path\n")
 
 
-@pytest.mark.parametrize("local_rank, seconds", [("0", [5]), ("1", [10])])
-def test_before_the_ranks_are_tied_the_first_of_another_host_speaks_for_it(local_rank, seconds, monkeypatch, capsys) -> None:
-    slept: list[float] = []
-    monkeypatch.setattr(ranks.time, "sleep", slept.append)
-    monkeypatch.setattr(ranks, "_leave", lambda status: None)
-    monkeypatch.setenv("RANK", "9")
-    monkeypatch.setenv("LOCAL_RANK", local_rank)
-    ranks._end(2, "no GPU")
-    assert slept == seconds and capsys.readouterr().err.endswith(": no GPU\n")
+def test_before_the_ranks_are_tied_rank_0_speaks_first_then_the_first_of_each_host(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who speaks ends by it, and the launcher, which looks every second, then ends the other ranks of that host."""
+    clock, spoke_at = 0.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal clock
+        assert not capsys.readouterr().err
+        clock += seconds
+
+    monkeypatch.setattr(ranks.time, "sleep", sleep)
+    monkeypatch.setattr(ranks, "_leave", lambda status: spoke_at.append(clock))
+    for rank, local_rank in (("0", "0"), ("8", "0"), ("9", "1")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        clock = 0.0
+        ranks._end(2, "no GPU")
+        assert capsys.readouterr().err.endswith(": no GPU\n")
+    assert spoke_at[0] == 0 and all(later > earlier + 1 for earlier, later in itertools.pairwise(spoke_at))
 
 
 def test_a_mistyped_flag_is_told_by_one_rank() -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 from tests.distributed import run_on_ranks
+from tests.tiny import final_weights
 from trainer.architecture import architecture_of
 from trainer.blocks import MaskedBatch
 from trainer.checkpoint import Checkpoint
@@ -169,14 +170,6 @@ def start_run(folder: Path, kind: str, stages: list[list[str]], steps: int) -> P
     return folder
 
 
-def final(run: Path) -> dict[str, torch.Tensor]:
-    from trainer.checkpoint import newest
-
-    checkpoint, problems = newest(run)
-    assert checkpoint is not None and not problems
-    return {name: value.clone() for name, value, _ in checkpoint.entries(checkpoint.parameters)}
-
-
 @pytest.mark.parametrize(("world_size", "by_deepspeed"), [(1, False), (2, False), (4, False), (2, True)])
 def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int, by_deepspeed: bool) -> None:
     cases = [case for case in CASES[world_size] if not by_deepspeed or case.micro * world_size == BATCH]
@@ -185,11 +178,13 @@ def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int, by_deepspeed:
         write_ds_config(tmp_path, case.micro, "fp32")
     run_on_ranks(run_cases, world_size, tmp_path, tmp_path, cases, 8, by_deepspeed)
     for number, case in enumerate(cases):
-        expected, found = reference(case.kind, case.stages, 8, case.moments), final(tmp_path / str(number))
+        expected, found = reference(case.kind, case.stages, 8, case.moments), final_weights(tmp_path / str(number))
         assert set(found) == set(expected)
         start = dict(make_model(case.kind).named_parameters())
         for name, value in expected.items():
             assert (found[name] - value).abs().max() < 1e-5, (case, name)
+        other = reference(case.kind, case.stages, 8, "fresh" if case.moments == "carry" else "carry")
+        assert max((found[name] - value).abs().max() for name, value in other.items()) > 1e-3  # it is of the moments asked for
         moved = [name for name in expected if (expected[name] - start[name]).abs().max() > 1e-3]
         assert len(moved) > 0.9 * len(expected)
 
@@ -322,7 +317,7 @@ def test_fp16_loses_no_step_and_its_scale_goes_on_over_stages(tmp_path: Path) ->
         assert scale == 2.0**power, found
     assert steps == 10 < len(found), found
     expected = reference("bert", TWO_STAGES, 5)
-    assert max((value - expected[name]).abs().max() for name, value in final(run).items()) < 5e-3
+    assert max((value - expected[name]).abs().max() for name, value in final_weights(run).items()) < 5e-3
 
 
 def save_watched(folder: Path, ds_config: Path) -> None:
@@ -377,11 +372,6 @@ def test_buckets_fit_the_model() -> None:
     assert fitting_buckets(given, [61, 39]) == {"reduce_bucket_size": 50, "allgather_bucket_size": 100}
     overlapping = fitting_buckets(given | {"overlap_comm": True}, [61, 39])
     assert overlapping == {"overlap_comm": True, "reduce_bucket_size": 62, "allgather_bucket_size": 100}
-
-
-def test_fresh_moments_are_another_run() -> None:
-    carried, fresh = (reference("bert", TWO_STAGES, 8, moments) for moments in ("carry", "fresh"))
-    assert max((carried[name] - fresh[name]).abs().max() for name in carried) > 1e-3
 
 
 def test_bf16_leaves_frozen_weights_alone(tmp_path: Path) -> None:

@@ -19,10 +19,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from tests.distributed import run_on_ranks
 from tests.klue.conftest import work  # noqa: F401
 from tests.klue.invented import settings
-from tests.test_engine import CASES, TWO_STAGES, Case, final, reference, run_cases, start_run, write_ds_config
+from tests.test_engine import CASES, TWO_STAGES, Case, reference, run_cases, start_run, write_ds_config
 from tests.test_xpt import ROOT
-from tests.tiny import make_corpus, make_seed, write_recipe
-from trainer.checkpoint import newest
+from tests.tiny import final_weights, make_corpus, make_seed, write_recipe
 from trainer.finetune import train
 from trainer.metrics_log import read_rows
 
@@ -40,7 +39,7 @@ def test_stages_equal_plain_adamw(tmp_path: Path, world_size: int) -> None:
         write_ds_config(tmp_path, case.micro, "fp32")
     run_on_ranks(run_cases, world_size, tmp_path, tmp_path, cases, 8, backend="nccl")
     for number, case in enumerate(cases):
-        expected, found = reference(case.kind, case.stages, 8, case.moments), final(tmp_path / str(number))
+        expected, found = reference(case.kind, case.stages, 8, case.moments), final_weights(tmp_path / str(number))
         for name, value in expected.items():
             assert (found[name] - value).abs().max() < 1e-4, (case, name)
 
@@ -86,9 +85,7 @@ def test_the_launched_run(tmp_path: Path, precision: str, gpus: int, micro_batch
     assert launch(tmp_path, precision, gpus, micro_batch, runs[1]).wait(600) == 0, (tmp_path / "interrupted.log").read_text()
     weights, losses = [], []
     for run in runs:
-        checkpoint, problems = newest(run)
-        assert checkpoint is not None and not problems and checkpoint.state["step"] == 80
-        weights.append({name: value.clone() for name, value, _ in checkpoint.entries(checkpoint.parameters)})
+        weights.append(final_weights(run, 80))
         losses.append([row["loss"] for row in read_rows(run / "metrics.jsonl")[1:]])
     assert losses[0] == losses[1] and all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     on_cpu = [sys.executable, "trainer/xpt.py", "--recipe", f"{tmp_path}/recipe.yaml", "--ds-config", "ds_configs/zero2_cpu_fp32.json"]

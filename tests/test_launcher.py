@@ -9,7 +9,6 @@ import pytest
 from data_tools.errors import UserError
 from trainer import launcher
 from trainer.launcher import check_mpi, read_hostfile
-from trainer.ranks import Ranks
 
 DEEPSPEED = """
 import subprocess, sys
@@ -72,18 +71,6 @@ def test_beside_deepspeeds_launcher_a_batch_systems_count_is_not_mpis(monkeypatc
         launcher.check_launch(16)
     monkeypatch.setattr(launcher, "launcher_processes", lambda: (1,))
     launcher.check_launch(16)
-
-
-def test_the_devices_are_cpus_when_deepspeed_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
-    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-    assert str(Ranks.current().device) == "cuda:1"
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    assert str(Ranks.current().device) == "cpu"
 
 
 def test_mpi_of_another_size_is_refused() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ALONE = "from trainer import lifeline, engine; lifeline.arriving.__wrapped__.__defaults__ = (2,); engine.start()"
+ALONE = "from trainer import lifeline, engine; lifeline.ARRIVAL = 2; engine.start()"
 SCRIPT = """
 import datetime, sys, time, torch.distributed as dist
 import trainer.ranks
@@ -86,7 +86,7 @@ def test_a_rank_that_never_comes_is_not_waited_for_long() -> None:
     assert alone.returncode == 1, alone.stderr
     by_mpi = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"}  # before DeepSpeed has made our variables of them
     kept = {name: value for name, value in os.environ.items() if name not in place}
-    waiting = "import time; from trainer import lifeline\nwith lifeline.arriving(0.2): time.sleep(60)"
+    waiting = "import time; from trainer import lifeline\nlifeline.ARRIVAL = 0.2\nwith lifeline.arriving(): time.sleep(60)"
     done = subprocess.run([sys.executable, "-c", waiting], env={**kept, **by_mpi}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "rank 0 on " in done.stderr and "not all 4 ranks have come to rank 0;" in done.stderr, done.stderr
     assert "rank 0 on " in alone.stderr and "not all 2 ranks have come to 127.0.0.1:29688" in alone.stderr

@@ -14,6 +14,7 @@ from tests.test_engine import OPTIMIZER, TWO_STAGES, make_recipe, part, write_ds
 from trainer.architecture import architecture_of
 from trainer.checkpoint import Checkpoint, newest
 from trainer.memory import keep_freed_memory
+from trainer.plan import memory_per_rank
 from trainer.stages import split_parts, trainable
 from trainer.state import Saver, TrainState, save_seed
 
@@ -103,3 +104,11 @@ def test_memory(tmp_path: Path, world_size: int) -> None:
     corpus = {"corpus_fingerprint": "", "tokenizer_sha256": ""}
     save_seed(tmp_path / "run", make_recipe(TWO_STAGES, 1), corpus, BertForMaskedLM(BertConfig(**SHAPE)), {}, {})
     run_on_ranks(change_stages, world_size, tmp_path, tmp_path / "run", write_ds_config(tmp_path, 4 // world_size, "bf16"))
+
+
+def test_memory_formula() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, False, gpu) == 2 * 1100 + 4 * 100 / 2 + 12 * 100 / 2
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, True, gpu) == 2 * 1100 + 4 * 100 + 12 * 100 / 2
+    assert memory_per_rank(100, 1000, 2, torch.bfloat16, True, cpu) == 2 * 1100 + 4 * 100 + 14 * 100 / 2
+    assert memory_per_rank(100, 1000, 1, torch.bfloat16, True, cpu) == 2 * 1100 + 4 * 100 + 12 * 100

@@ -1,4 +1,4 @@
-"""What ranks must have in common, tried with ranks that differ."""
+"""What ranks must have in common, tried with ranks that differ, and where they compute."""
 
 import json
 import shutil
@@ -10,12 +10,12 @@ from data_tools.corpus import Corpus
 from data_tools.errors import UserError
 from tests.distributed import run_on_ranks
 from tests.tiny import make_corpus, make_seed, write_recipe
+from trainer.ranks import Ranks
 
 
 def open_differing(root: Path) -> None:
     """On each of two ranks: a run is opened if everything is the same, and no rank goes on if anything is not."""
     from trainer import engine as engines
-    from trainer.ranks import Ranks
     from trainer.recipe import load_recipe
     from trainer.xpt import open_run
 
@@ -48,3 +48,15 @@ def test_ranks_that_differ_do_not_begin(tmp_path: Path) -> None:
         file.write(bytes(200))
     assert Corpus.open(tmp_path / "altered").fingerprint == Corpus.open(tmp_path / "corpus").fingerprint
     run_on_ranks(open_differing, 2, tmp_path, tmp_path)
+
+
+def test_the_devices_are_cpus_when_deepspeed_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    assert str(Ranks.current().device) == "cuda:1"
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert str(Ranks.current().device) == "cpu"

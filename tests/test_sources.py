@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import json
 import lzma
 import os
@@ -11,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from data_tools.collecting import list_inputs
+from data_tools.corpus import Corpus
 from data_tools.errors import UserError
 from data_tools.filters import SentenceFilter
+from data_tools.hub import read_dataset
 from data_tools.sources import Document, list_files, read_documents
 from data_tools.spool import split_documents
 from data_tools.wikitext import to_paragraphs
+from tests.prepared import DOCUMENTS, run
 
 PLAIN = "첫 문서이다.\n둘째 문단.\n\n\n다음 문서.\n"
 JSON_LINES = '{"text": "첫 문서이다.\\n둘째 문단."}\n\n{"text": "다음 문서.", "lang": "ko"}\n'
@@ -279,3 +283,26 @@ def test_damaged_files_get_one_clear_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         list(read_documents(tmp_path / "file"))
     assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_a_dataset_folder_is_read_in_streaming_mode(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows = "".join(json.dumps({"title": str(i), "text": "\n".join(document)}) + "\n" for i, document in enumerate(DOCUMENTS))
+    (tmp_path / "data" / "train.jsonl").write_text(rows)
+    run("--input", f"hf:{tmp_path / 'data'}", "--output-dir", tmp_path / "hf", "--vocab-size", 200, "--workers", 1)
+    run("--input", tmp_path / "data", "--output-dir", tmp_path / "file", "--vocab-size", 200, "--workers", 1)
+    assert Corpus.open(tmp_path / "hf").fingerprint == Corpus.open(tmp_path / "file").fingerprint
+    assert len(next(iter(Corpus.open(tmp_path / "hf").manifest["datasets_sha256"].values()))) == 64
+    (tmp_path / "data" / "train.jsonl").write_text(json.dumps({"title": "x", "text": None}) + "\n" + rows)
+    with pytest.raises(UserError, match="differs in inputs"):  # a row more, in a folder of the same name
+        run("--input", f"hf:{tmp_path / 'data'}", "--output-dir", tmp_path / "hf", "--vocab-size", 200, "--workers", 1)
+    run("--input", f"hf:{tmp_path / 'data'}", "--output-dir", tmp_path / "null", "--vocab-size", 200, "--workers", 1)
+    again = Corpus.open(tmp_path / "null")
+    assert again.fingerprint == Corpus.open(tmp_path / "hf").fingerprint and again.manifest["documents"]["without_sentences"] == 1
+    with pytest.raises(UserError, match=r"--input hf:.*nowhere"):
+        run("--input", f"hf:{tmp_path / 'nowhere'}", "--output-dir", tmp_path / "d", "--workers", 1)
+    # hf:DATASET:CONFIG is that part of the dataset and no other
+    (tmp_path / "data" / "other.jsonl").write_text(json.dumps({"text": "다른 글이다."}) + "\n")
+    parts = "".join(f"- config_name: {name}\n  data_files: {file}\n" for name, file in (("whole", "train.jsonl"), ("part", "other.jsonl")))
+    (tmp_path / "data" / "README.md").write_text(f"---\nconfigs:\n{parts}---\n")
+    assert [document.text for document in read_dataset(f"hf:{tmp_path / 'data'}:part", 0, hashlib.sha256())] == ["다른 글이다."]

@@ -1,7 +1,8 @@
-"""Tiny seeds, tokenizers and corpora on disk."""
+"""Tiny seeds, tokenizers and corpora on disk, and what two runs of them must have in common to be the same."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedToken
 from data_tools.corpus import FORMAT_VERSION, fingerprint_of
 from data_tools.digest import sha256_of
 from data_tools.mmididx import write_dataset
+from trainer.checkpoint import newest
+from trainer.metrics_log import read_rows
 
 RECIPE = """
 name: tiny
@@ -27,6 +30,7 @@ stages:
 every: {{log: 1, evaluate: 20, checkpoint: 8}}
 """
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+EXACT = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")
 
 
 def make_tokenizer(specials: dict[str, int], num_words: int) -> PreTrainedTokenizerFast:
@@ -102,3 +106,18 @@ def write_recipe(
 ) -> None:
     """A recipe of two stages with the seed and the corpus in `root`."""
     path.write_text(RECIPE.format(root=root, surgery=surgery, batch=batch, steps=steps, warmup=warmup))
+
+
+def final_weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+    """Of the newest checkpoint, which must be good, and of that step."""
+    checkpoint, problems = newest(run)
+    found = checkpoint.state["step"] if checkpoint else "none"
+    assert checkpoint and not problems and step in (None, found), (
+        f"{run}: expected a good checkpoint of step {step}, found {found} {problems}"
+    )
+    return {name: value.clone() for name, value, _ in checkpoint.entries(checkpoint.parameters)}
+
+
+def exact_rows(run: Path) -> list[dict[str, Any]]:
+    """Of metrics.jsonl, without what differs from run to run."""
+    return [{key: row[key] for key in EXACT if key in row} for row in read_rows(run / "metrics.jsonl")]

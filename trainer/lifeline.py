@@ -115,22 +115,22 @@ class Lifeline:
 
 
 @contextlib.contextmanager
-def arriving(seconds: float = ARRIVAL) -> Iterator[None]:
+def arriving() -> Iterator[None]:
     """Around the making of the process group, which would wait for its own, longer limit: ends this process with status 1 when a rank does
-    not come, e.g. because its host cannot be reached."""
+    not come in ARRIVAL seconds, e.g. because its host cannot be reached."""
     rank, size = rank_in_environment(), ranks_in_environment()
 
     def give_up() -> None:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}" if "MASTER_PORT" in os.environ else "rank 0"
         print(
-            f"error: rank {rank} on {socket.gethostname()}: after {seconds:g} s not all {size} ranks have come to {place}; "
+            f"error: rank {rank} on {socket.gethostname()}: after {ARRIVAL:g} s not all {size} ranks have come to {place}; "
             f"see which host cannot: python -m trainer.doctor --hostfile HOSTFILE",
             file=sys.stderr,
             flush=True,
         )
         os._exit(1)
 
-    timer = threading.Timer(seconds + 15 * (rank > 0), give_up)  # after rank 0 has spoken the launcher ends the others
+    timer = threading.Timer(ARRIVAL + 15 * (rank > 0), give_up)  # after rank 0 has spoken the launcher ends the others
     timer.daemon = True
     timer.start()
     yield

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster.lab import Host, Lab, missing
-from tests.cluster.tiny_run import arguments, launch, make_inputs, messages, rows
+from tests.cluster.tiny_run import arguments, launch, make_inputs, messages
+from tests.tiny import exact_rows
 from trainer.checkpoint import newest
 
 FIRST, SECOND = 24, 40
@@ -46,7 +47,7 @@ def wait(lab: Lab, process: "subprocess.Popen[str]", seconds: float) -> tuple[fl
 
 
 def last_step(run: Path) -> int:
-    return int(str(found[-1]["step"])) if (run / "metrics.jsonl").exists() and (found := rows(run)) else -1
+    return int(str(found[-1]["step"])) if (run / "metrics.jsonl").exists() and (found := exact_rows(run)) else -1
 
 
 def trial(lab: Lab, root: Path, run: Path, fault: str, rng: random.Random) -> str:
@@ -117,7 +118,7 @@ def resume(lab: Lab, root: Path, run: Path, victim: Host, fewer: bool, local: bo
                 host.run(["umount", str(run)])
             shutil.rmtree(run)
             shutil.copytree(seen, run)
-    expected, found = rows(root / "undisturbed"), rows(run)
+    expected, found = exact_rows(root / "undisturbed"), exact_rows(run)
     if [row["step"] for row in found] != [row["step"] for row in expected]:
         raise Failed(f"{run}: steps {[row['step'] for row in found]}")
     if not fewer and found != expected:

@@ -12,7 +12,8 @@ import pytest
 
 from tests.cluster import faults
 from tests.cluster.lab import ROOT, Lab, missing
-from tests.cluster.tiny_run import arguments, launch, make_inputs, messages, rows
+from tests.cluster.tiny_run import arguments, launch, make_inputs, messages
+from tests.tiny import exact_rows
 from trainer.checkpoint import newest
 from trainer.metrics_log import read_rows
 
@@ -70,7 +71,7 @@ def test_every_launcher_gives_the_same_losses(lab: Lab, root: Path, tmp_path: Pa
     path = f"PATH={tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin"
     started = [host.start(["env", path, *variables, *line], stdout=log, stderr=log) for host, line in zip(lab.hosts, each, strict=False)]
     assert [process.wait(300) for process in started] == [0] * len(started), (tmp_path / "log").read_text()
-    assert rows(tmp_path / "run") == rows(root / "undisturbed")
+    assert exact_rows(tmp_path / "run") == exact_rows(root / "undisturbed")
 
 
 def test_mpi_that_starts_runs_of_one_rank_each_is_refused(lab: Lab, root: Path, tmp_path: Path) -> None:
@@ -116,7 +117,9 @@ def test_sigterm_saves_on_all_hosts_and_the_next_start_goes_on(lab: Lab, root: P
     found, _ = newest(run)
     assert found and 0 < found.state["step"] == step < faults.FIRST, (step, (tmp_path / "log").read_text())
     assert launch(lab.hosts[0], lab.hostfile(), arguments(root, run), tmp_path / "again").wait(200) == 0
-    assert [row["loss"] for row in rows(run) if "loss" in row] == [row["loss"] for row in rows(root / "undisturbed") if "loss" in row]
+    assert [row["loss"] for row in exact_rows(run) if "loss" in row] == [
+        row["loss"] for row in exact_rows(root / "undisturbed") if "loss" in row
+    ]
 
 
 def test_bytes_sent_are_those_on_the_wire(lab: Lab, root: Path, tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from tests.cluster.lab import Host
 from tests.tiny import make_corpus, make_seed, write_recipe
-from trainer.metrics_log import read_rows
 
 DEEPSPEED = {"train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": 2, "reduce_bucket_size": 100000}}
-EXACT = ("step", "stage", "loss", "lr", "grad_norm", "tokens", "valid_loss")
 
 
 def make_inputs(root: Path, first: int, second: int) -> None:
@@ -32,11 +30,6 @@ def launch(host: Host, hostfile: Path, words: list[str], log: Path, *options: st
     command = ["deepspeed", "--hostfile", str(hostfile), *options, "trainer/xpt.py", *words]
     with open(log, "ab") as file:
         return host.start(command, stdout=file, stderr=file)
-
-
-def rows(run: Path) -> list[dict[str, object]]:
-    """Of metrics.jsonl, without what differs from run to run."""
-    return [{key: row[key] for key in EXACT if key in row} for row in read_rows(run / "metrics.jsonl")]
 
 
 def messages(text: str) -> list[str]:

@@ -32,7 +32,7 @@ from data_tools.errors import UserError
 from tests.klue.invented import invented_rows
 from trainer import classifier as classifiers
 from trainer import finetune
-from trainer.classifier import encode_rows, load_classifier, new_classifier, predict_probabilities, quiet_transformers
+from trainer.classifier import encode_rows, load_classifier, new_classifier, predict_probabilities
 from trainer.evaluation import evaluate
 from trainer.finetune import train
 from trainer.markers import EncodedRelations, marker_tokens
@@ -143,14 +143,9 @@ KINDS = {
 
 
 @pytest.fixture(autouse=True)
-def one_quiet_thread_in_fp32(monkeypatch):
-    quiet_transformers()
+def in_fp32(monkeypatch):
     for module in (classifiers, finetune):
         monkeypatch.setattr(module, "has_bf16", lambda device: False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_model(folder: Path, config: type[PretrainedConfig], fields: dict, tokenizer: PreTrainedTokenizerFast) -> Path:

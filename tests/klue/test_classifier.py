@@ -2,13 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
 from tests.klue.invented import settings
-from trainer.classifier import length_limit, load_classifier, new_classifier, padded_batch, predict_probabilities
+from trainer.classifier import length_limit, load_classifier, new_classifier, padded_batch
 from trainer.evaluation import evaluate
 from trainer.finetune import train
 from trainer.markers import EncodedRelations
@@ -25,7 +24,7 @@ def test_saved_folder_is_plain_hugging_face(trained):
     assert model.config.id2label[int(logits.argmax())] == "per:place_of_birth"
 
 
-def test_padding_and_row_order_do_not_change_a_probability(work, trained):
+def test_padding_is_to_a_multiple_of_eight_and_masked(trained):
     classifier = load_classifier(str(trained))
     data = EncodedRelations([[2, 5, 8, 3], [2, 6, 9, 11, 12, 17, 3], [2, 3]], [(0, 1)] * 3, 0)
     inputs = padded_batch(classifier, data, [0, 1, 2])
@@ -34,9 +33,6 @@ def test_padding_and_row_order_do_not_change_a_probability(work, trained):
         and inputs["attention_mask"].sum(1).tolist() == [4, 7, 2]
         and inputs["input_ids"][0, 4:].sum() == 0
     )
-    together = predict_probabilities(classifier, data)
-    alone = np.concatenate([predict_probabilities(classifier, EncodedRelations([ids], [(0, 1)], 0)) for ids in data.input_ids])
-    assert np.allclose(together, alone, atol=0.02)  # bf16
 
 
 def test_new_classifier_names_what_is_new_and_respects_the_position_table(work):

@@ -238,11 +238,9 @@ def test_an_update_is_adamw_with_dropout_at_the_scheduled_rate(work, tmp_path, m
     assert {(step["weight_decay"], step["betas"], step["eps"]) for step in seen} == {(0.0, (0.9, 0.999), 1e-8)}
 
 
-def test_a_seed_is_its_own_head_and_its_own_order(work):
+def test_a_seed_is_its_own_head(work):
     heads = [new_classifier(str(work / "seed"), "untyped", 64, seed)[0].model.classifier.weight for seed in (0, 0, 1)]
     assert heads[0].equal(heads[1]) and not heads[0].equal(heads[2])
-    orders = [np.concatenate(finetune.epoch_batches([9] * 96, 8, seed, epoch)).tolist() for seed, epoch in ((0, 0), (0, 0), (1, 0), (0, 1))]
-    assert orders[0] == orders[1] and orders[0] != orders[2] and orders[0] != orders[3]
 
 
 def test_hold_out_takes_whole_sentences_and_always_the_same(work):
@@ -343,7 +341,8 @@ def test_batches_cover_every_row_once_and_group_lengths():
         assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
         assert sorted(map(len, batches))[0] == 1000 % 32 and len(batches) == 32
     assert all(np.array_equal(a, b) for a, b in zip(first, epoch_batches(lengths, 32, 0, 0), strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    for another in (second, other):
+        assert not all(np.array_equal(a, b) for a, b in zip(first, another, strict=True))
     sizes = np.array(lengths)
     padded = sum(sizes[batch].max() * len(batch) for batch in first)
     assert padded < 1.05 * sizes.sum() < 0.7 * 1000 * 200
