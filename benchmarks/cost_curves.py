@@ -1,7 +1,10 @@
-"""How tokens per second fall with sequence length, vocabulary and layers, and rise with ranks.   python -m benchmarks.cost_curves CORPUS
+"""How tokens per second depend on sequence length, vocabulary, layers and ranks.
 
-MiniLM shape (8 layers x 384, 32,000 pieces, blocks of 128), stage 2, 4,096 tokens a step, one rank of one thread unless said. Each point is
-the median of three launches, which alternate. Writes benchmarks/results/cost_curves.json and docs/cost_curves.png.
+    python -m benchmarks.cost_curves CORPUS        # a corpus of 32,000 pieces
+
+Measured: tokens per second of training at the MiniLM shape (8 layers x 384, 32,000 pieces, blocks of 128), everything trained, 4,096
+tokens a step, one rank of one thread; each curve varies one of these. A point is the median of three launches; the launches of different
+points alternate. Prints the medians, and writes every launch to benchmarks/results/cost_curves.json and a picture to docs/cost_curves.png.
 """
 
 import json

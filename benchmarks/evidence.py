@@ -1,11 +1,13 @@
-"""The experiments of benchmarks/evidence.yaml: unattended, going on after a kill; small records, no weights.
+"""Runs the experiments of benchmarks/evidence.yaml unattended, and goes on where it was after a kill. Keeps small records, no weights.
 
-    python -m benchmarks.evidence list                                        # what is done, under way, to do
+    python -m benchmarks.evidence list                                        # which cells are done, under way, still to do
     python -m benchmarks.evidence run --corpus corpora/clean --klue KLUE_FOLDER --lexicon EN_KO [--only itl] [--minutes 100] [--commit]
 
-A cell's record, benchmarks/results/evidence/TABLE.NAME.SEED.json, is written (and with --commit committed) when the cell ends; a recorded
-cell is skipped, until the table asks for scores that the record does not have. What was begun or recorded under another definition of the
-cell is refused. At the end of --minutes, or asked to end, this program asks what runs to stop and save; it goes on at the next call.
+A cell is one post-training run, with the fine-tuning runs that it asks for. When it ends, its record is written (and with --commit
+committed): benchmarks/results/evidence/TABLE.NAME.SEED.json, with losses in nats per masked token, scores in per cent and speed in tokens
+per second. A recorded cell is skipped, until the table asks for scores that the record does not have. What was begun or recorded under
+another definition of the cell is refused. At the end of --minutes, or on SIGTERM, the running processes are asked to save and stop; the
+next call goes on with them.
 """
 
 import argparse

@@ -1,7 +1,9 @@
-"""Tables and pictures of docs/results.md from the records of benchmarks/evidence.py.   python benchmarks/evidence_report.py  (make results)
+"""Makes the tables and pictures of docs/results.md from the records of benchmarks/evidence.py.
 
-Writes the tables between `<!-- make results: NAME -->` and `<!-- end -->` in docs/results.md, and docs/evidence_*.png. Needs no runs, only
-benchmarks/results/evidence/*.json.
+    python benchmarks/evidence_report.py        # or: make results
+
+Writes the tables between `<!-- make results: NAME -->` and `<!-- end -->` in docs/results.md, and docs/evidence_*.png. Losses are in nats
+per masked token, KLUE-RE scores in per cent. It needs benchmarks/results/evidence/*.json only, no runs.
 """
 
 import json

@@ -1,13 +1,12 @@
-"""Fine-tuning on KLUE-RE against Hugging Face's Trainer: the same model, rows, ids, batch size, rate, bf16 and dropout, in alternation.
+"""Fine-tuning on KLUE-RE beside Hugging Face's Trainer, with the same model, rows, ids, batch size, learning rate, bf16 and dropout.
 
     OMP_NUM_THREADS=1 python -m benchmarks.klue_speed --model runs/real/full-dictionary/model --train-file T --eval-file E
 
-Rows are counted per second and per second of CPU time: on one thread the two agree on a quiet machine, and the second holds on a busy one.
-Around the training loop only: ours with its checkpoint at the end of the epoch, theirs without one. Their side is `Trainer` as its
-documentation has it: dynamic padding (DataCollatorWithPadding to a multiple of 8), length grouping (train_sampling_strategy), bf16, fused
-AdamW; and eager attention, as ours, which on CPU is faster than its default. A third arm pads to 256 tokens, for as many steps as
---padded-steps.
-Writes the record, with every pair, and prints the table.
+Measured: rows per second and rows per second of CPU time. On one thread the two agree on a quiet machine; the second holds on a busy one,
+too. Only the training loop is timed, ours with its checkpoint at the end of the epoch, theirs without one. The two sides alternate. Their
+side is `Trainer` as its documentation has it: dynamic padding (DataCollatorWithPadding to a multiple of 8), length grouping
+(train_sampling_strategy), bf16 and fused AdamW; with eager attention, as ours, which on CPU is faster than its default. A third arm pads
+to 256 tokens and runs for --padded-steps steps. Prints a table, and writes the record with every pair to --record.
 """
 
 import argparse

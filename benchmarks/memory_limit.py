@@ -1,8 +1,11 @@
-"""Peak memory of a step at RoBERTa-base shape against the formula, and the most that 10 GB hold.   python -m benchmarks.memory_limit
+"""Peak memory of a training step at the RoBERTa-base shape, beside what the formula predicts, and which sizes fit into 10 GB.
 
-One rank, bf16, stage 2 of 12 + 2 layers x 768 with 32,000 pieces; each size in a process of its own. Writes
-benchmarks/results/memory_limit.json. The formula: the model's state (trainer/plan.py), what trainer/forward.py keeps of a token (12 hidden
-widths a layer), and the logits of 15 %.
+    python -m benchmarks.memory_limit
+
+Measured: the peak resident memory in GB of a process that makes two steps, one rank, bf16, everything trained, 12 + 2 layers x 768 and
+32,000 pieces; each size in a process of its own. The formula: the model's state (trainer/plan.py), what trainer/forward.py keeps of each
+token (12 hidden widths a layer), and the logits of the 15 % that are masked. Prints a table and writes
+benchmarks/results/memory_limit.json, in bytes.
 """
 
 import json

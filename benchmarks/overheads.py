@@ -1,7 +1,10 @@
-"""What is not training: start-up, and validation, logging and checkpoints at their default intervals.
+"""What a run spends on other things than training: start-up, validation, logging and checkpoints.
 
-    python -m benchmarks.overheads CORPUS        # the quickstart's launch: 2 ranks of one thread, MiniLM shape, some steps; under a minute
-Times the functions of trainer/xpt.py on rank 0, within a launched run of its own. Writes benchmarks/results/overheads.json.
+    python -m benchmarks.overheads CORPUS        # under a minute
+
+Measured: seconds of each of these, and their share of the time of the steps at the recipe's default intervals. The run is launched as the
+quickstart's is (2 ranks of one thread, MiniLM shape) for 40 steps; functions of trainer/xpt.py are timed on rank 0. Prints the figures,
+and writes them with the seconds of every call to benchmarks/results/overheads.json.
 """
 
 import json

@@ -1,8 +1,10 @@
-"""What data_tools.prepare costs: seconds of each step, rate after tokenizer training, peak memory of parent and workers together.
+"""What data_tools.prepare costs: time, speed and memory.
 
     python benchmarks/prepare_cost.py --repeat 1 8 -- --input TEXT --vocab-size 32000 [any flag of prepare]
 
---repeat N: the input decompressed N times over into one file (with --keep-duplicates, or little is left of it).
+Measured: seconds of each step, megabytes of input per second without the training of the tokenizer, and the peak memory of the process and
+its workers together in MB (PSS). --repeat N: with the decompressed input N times over in one file; give --keep-duplicates too, or little
+is left of it. Prints a JSON line for each N.
 """
 
 import argparse
@@ -50,7 +52,7 @@ def measure(words: list[str], folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, nargs="+", default=[1])
     parser.add_argument("prepare", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()

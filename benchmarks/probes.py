@@ -1,13 +1,13 @@
-"""What post-training changed in a model: how far layers moved, what is near to what, whether words find their translations.
+"""What post-training changed in a model: how far layers moved, which pieces lie near each other, whether words find their translations.
 
     python -m benchmarks.probes RUN LEXICON        # prints JSON; RUN holds checkpoints/step-0 and the last one
 
-* movement: of each layer, |after - before| / |before| over its weight matrices (Frobenius).
-* retrieval: for the pieces of every tenth translated Korean word (benchmarks/variants.py holdout=10 keeps them out of the
-  initialisation), how often a translation is among the 1 and the 10 nearest English words, by cosine between its embedding and those of the
-  seed, both centred; before and after.
+* movement: for each layer |after - before| / |before| over its weight matrices (Frobenius norm).
+* retrieval: the share of the pieces of every tenth translated Korean word for which a translation is the nearest, or among the 10 nearest,
+  of all English words, before and after; by the cosine between its embedding and those of the seed, both centred. The variant holdout=10
+  of benchmarks/variants.py keeps these words out of the initialisation.
 * neighbours: the nearest Korean pieces of some frequent ones, before and after.
-* surgery: its own report, e.g. how well the map of the embeddings finds translations that it was not given.
+* surgery: what the surgery reported, e.g. how well the map of the embeddings finds translations that it was not given.
 """
 
 import json

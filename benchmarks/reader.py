@@ -1,6 +1,9 @@
-"""How fast the training side reads: packed, masked batches per second of one process, and the share of padding.
+"""How fast the training side reads packed and masked batches, and how much of them is padding.
 
-python -m benchmarks.reader CORPUS
+    python -m benchmarks.reader CORPUS
+
+Measured, in CPU time of one process: seconds to open the training split, millions of tokens per second over 60 batches of 256 blocks, and
+the per cent of tokens that are padding; for each way of packing and blocks of 128 and 512 tokens. Prints a table.
 """
 
 import time

@@ -1,7 +1,9 @@
-"""Rows held out of KLUE-RE's training file, to choose rates on; and the tables of an earlier run that did so.
+"""Holds rows of KLUE-RE's training file out, to choose learning rates on; and prints the tables of an earlier run that did so.
 
-python benchmarks/real_klue.py split TRAIN OUT [ROWS]   part.json (4,000 rows, or ROWS), holdout.json (2,000); no sentence in both
-python benchmarks/real_klue.py                          tables of benchmarks/results/real_klue/
+    python benchmarks/real_klue.py split TRAIN OUT [ROWS]    # writes part.json (4,000 rows, or ROWS) and holdout.json (2,000 rows) into OUT
+    python benchmarks/real_klue.py                           # prints the tables of benchmarks/results/real_klue/, scores in per cent
+
+No sentence is in both files.
 """
 
 import json

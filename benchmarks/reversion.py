@@ -1,9 +1,10 @@
-"""Where in a model what it learned lies: its test loss with one part put back to what it was before the first step.
+"""Which parts of a model hold what it learned: its test loss when one of them is put back to what it was before the first step.
 
-    python -m benchmarks.reversion BEFORE AFTER CORPUS      # two exports of one run: of checkpoints/step-0, and of the end; prints JSON
+    python -m benchmarks.reversion BEFORE AFTER CORPUS      # two exports of one run, of checkpoints/step-0 and of the end; prints JSON
 
-BEFORE is made by `python -m trainer.export --checkpoint RUN/checkpoints/step-0 --corpus CORPUS --output-dir BEFORE`. Two parts that only
-work together both cost all that they give. (How far weights moved says less: AdamW moves all alike.)
+Measured: the loss on the test split in nats per masked token, by the part that was put back. BEFORE is made by `python -m trainer.export
+--checkpoint RUN/checkpoints/step-0 --corpus CORPUS --output-dir BEFORE`. Where two parts work only together, putting back either costs all
+that the two give. How far weights moved says less: AdamW moves all of them about as far.
 """
 
 import json

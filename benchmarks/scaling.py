@@ -1,7 +1,11 @@
-"""How long does a step take on N hosts over a slower or faster network?   python -m benchmarks.scaling [--check]
+"""How long a step takes on several hosts, over slower and faster networks.
 
-Prints the prediction of docs/scaling.md for the paper's recipe. --check runs two hosts of tests/cluster over shaped cables and compares; it
-needs root. Writes benchmarks/results/scaling.json then.
+    python -m benchmarks.scaling                # prints the prediction of docs/scaling.md for the paper's recipe
+    python -m benchmarks.scaling --check        # compares it with a measurement; needs root
+
+Predicted: seconds a step, and the share of them that is computing. --check measures the seconds of a step on two hosts of tests/cluster,
+which are joined by cables of a limited rate, and the bytes that a rank sends. It prints them beside the prediction and writes
+benchmarks/results/scaling.json.
 """
 
 import argparse
@@ -101,6 +105,6 @@ def check() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Step time over networks.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check() if parser.parse_args().check else predict()

@@ -1,7 +1,10 @@
-"""Ours beside Hugging Face's Trainer on the same model, text, tokens a step, precision, dropout and cores. See benchmarks/README.md.
+"""Training speed beside Hugging Face's Trainer, with the same model, text, tokens a step, precision, dropout and cores.
 
-    python -m benchmarks.speed --corpus CORPUS [--pairs 5] [--only minilm-stage2 ...]
-Each side runs as a program of its own, in alternation; prints a table and writes benchmarks/results/speed/*.json and docs/speed.png.
+    python -m benchmarks.speed --corpus CORPUS [--pairs 5] [--only minilm-stage2 ...]        # or: make bench
+
+Measured: tokens per second, and per second of CPU time; the ratio of the two sides is the median over pairs of launches. Each side runs as
+a program of its own, and the two alternate; benchmarks/README.md says what each computes. Prints a table, and writes
+benchmarks/results/speed/*.json and docs/speed.png.
 """
 
 import argparse

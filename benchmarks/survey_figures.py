@@ -1,7 +1,9 @@
-"""The survey's page and its two figures, from the catalogue alone: python benchmarks/survey_figures.py
+"""Makes the survey's page and its two figures, from the catalogue alone.
 
-Writes docs/korean_models.md, docs/korean_models_timeline.png (the survey's Fig. 1) and docs/multilingual_objectives.png (its Fig. 2).
-A picture carries the checksum of the catalogue it was drawn from, so that a test can tell when it is out of date.
+    python benchmarks/survey_figures.py
+
+Writes docs/korean_models.md, docs/korean_models_timeline.png (the survey's Fig. 1) and docs/multilingual_objectives.png (its Fig. 2). A
+picture carries the checksum of the catalogue it was drawn from, so that a test can tell when it is out of date.
 """
 
 import hashlib

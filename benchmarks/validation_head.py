@@ -1,8 +1,9 @@
-"""Cuts the validation split of corpora of the same text down to the sentences of the first 512 blocks (of 128, in the first corpus named).
+"""Cuts the validation splits of several corpora of the same text to the same sentences.
 
     python -m benchmarks.validation_head corpora/clean corpora/clean-8k ...
 
-Changes the corpora. All of it is then scored, and the same text whatever the pieces: 512 blocks of larger pieces would hold more of it.
+Kept are the sentences of the first 512 blocks of 128 tokens of the corpus that is named first. All of them are then scored, and they are
+the same text whatever the pieces are: 512 blocks of larger pieces would hold more text. The corpora are changed in place.
 """
 
 import numpy as np

@@ -1,6 +1,8 @@
-"""trainer/xpt.py with another way to the first embeddings, or other learning rates within the encoder, for benchmarks/evidence.yaml.
+"""Runs trainer/xpt.py with changes that no recipe has, for the experiments of benchmarks/evidence.yaml: other first embeddings, other
+layers to begin with, other learning rates within the encoder.
 
     python -m benchmarks.variants CHANGE [CHANGE ...] -- ARGUMENTS_OF_XPT
+
 parts=A+B        rows are made of these only: neighbours, translations, copies
 lexicon=N        N of the translated pieces, drawn once, nested: the 300 are among the 1,000
 holdout=N        without the pieces of every N-th translated word (benchmarks/probes.py asks for them)
