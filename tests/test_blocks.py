@@ -129,6 +129,8 @@ def test_any_split_of_the_batch_holds_the_same_samples_and_masks(world_size: int
     reordered = split.input_ids[[row_of[number] for number in range(120, 144)]]
     assert (reordered == whole.input_ids).all()
     assert sorted(split.labels.tolist()) == sorted(whole.labels.tolist())
+    plain, _ = blocks.read(blocks.place(np.arange(120, 144))[1])
+    assert whole.labels.tolist() == plain.reshape(-1)[whole.selected].tolist()  # what was there before it was masked
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -212,3 +214,16 @@ def test_dropout_differs_from_micro_batch_to_micro_batch() -> None:
     seeds = [dropout_seed(*place) for place in places]
     assert seeds == [dropout_seed(*place) for place in places]
     assert len({seed % 2**32 for seed in seeds}) == len(places)  # as much as torch's CPU generator reads
+
+
+def test_a_training_step_draws_its_dropout_by_seed_batch_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import xpt
+
+    seeds: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    ranks = SimpleNamespace(device=torch.device("cpu"), beat=lambda _: None, world_size=2, rank=1)
+    engine = SimpleNamespace(backward=lambda *_: torch.zeros(()))
+    for batch_number in (4, 5):
+        run = SimpleNamespace(recipe=SimpleNamespace(seed=9))
+        xpt.train_step(run, ranks, engine, batch_number, [None, None], 1.0)  # type: ignore[arg-type, list-item]
+    assert seeds == [dropout_seed(9, batch_number, place) for batch_number in (4, 5) for place in (1, 3)]

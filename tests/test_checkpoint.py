@@ -105,3 +105,11 @@ def test_a_link_never_overwrites_what_was_just_written(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         link_files(partial, previous, {"0"})
     assert (partial / "weights-0.safetensors").read_bytes() == b"new"
+
+
+def test_the_newest_is_that_of_the_most_steps_and_one_saved_again_takes_the_old_ones_place(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 900)
+    make_checkpoint(tmp_path, 1000)
+    again = make_checkpoint(tmp_path, 1000, seed=1)
+    found, problems = newest(tmp_path)
+    assert found is not None and found.path == again and found.state["seed"] == 1 and not problems

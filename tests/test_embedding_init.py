@@ -76,6 +76,9 @@ def test_anchors_need_no_lexicon(languages: SimpleNamespace) -> None:
     nearest = (torch.nn.functional.normalize(rows[[5 + number for number in others]] - centre, dim=1) @ words.T).argmax(1)
     right = sum(int(place) // WORDS == number // WORDS for place, number in zip(nearest, others, strict=True))
     assert right > 0.5 * len(others), right  # chance: a twentieth
+    korean = tokenizer_of(ROLES, ["▁" + spelling(number, "a") for number in range(TOPICS * WORDS)])  # nothing is left to map
+    rows, report = initial_embeddings("anchors", languages.seed, languages.english, korean, languages.corpus, None, 0.02, 0)
+    assert torch.equal(rows[5:], languages.seed[5 : 5 + TOPICS * WORDS]) and report["neighbours"] == 0
     with pytest.raises(UserError, match="anchors: 5 of the 5 shared pieces"):
         initial_embeddings("anchors", languages.seed, languages.english, languages.korean, languages.corpus, None, 0.02, 0)
 
@@ -96,7 +99,8 @@ def test_co_occurrences_alone_lie_to_each_other_as_topics_do_and_are_as_wide_as_
     assert np.allclose(ours[-dimensions:], theirs[-dimensions:], rtol=1e-3) and torch.allclose(placed.mean(0), words.mean(0), atol=1e-4)
     assert abs((axes[:, -3:] * own[:, -3:]).sum(0)).min() > 0.99
     ids, english = languages.korean.convert_tokens_to_ids, languages.english.convert_tokens_to_ids
-    assert torch.equal(rows[ids("<mask>")], seed[english("[MASK]")])
+    for own, theirs_ in {"<s>": "[CLS]", "<pad>": "[PAD]", "</s>": "[SEP]", "<unk>": "[UNK]", "<mask>": "[MASK]"}.items():
+        assert torch.equal(rows[ids(own)], seed[english(theirs_)]), own
 
 
 def test_dictionary_puts_every_piece_where_it_belongs(languages: SimpleNamespace, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,11 +25,14 @@ built = pytest.mark.skipif(not kernels.available(), reason="trainer/cpp was not 
 BATCH, LENGTH, VOCAB, HEADS = 3, 44, 61, 2
 
 
-def make_model(kind: str, dtype: torch.dtype, tied: bool = True, dropout: float = 0.0) -> MaskedLanguageModel:
+def make_model(
+    kind: str, dtype: torch.dtype, tied: bool = True, dropout: float = 0.0, attention_dropout: float | None = None, pad: int = 1
+) -> MaskedLanguageModel:
     torch.manual_seed(0)
-    shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
-    shape |= {"max_position_embeddings": 60, "pad_token_id": 1, "initializer_range": 0.2, "tie_word_embeddings": tied}
-    shape |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    shape = {"vocab_size": VOCAB, "hidden_size": 72, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
+    shape |= {"max_position_embeddings": 60, "pad_token_id": pad, "initializer_range": 0.2, "tie_word_embeddings": tied}
+    shape |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout if attention_dropout is None else attention_dropout}
+    shape |= {"layer_norm_eps": 0.05}
     model = BertForMaskedLM(BertConfig(**shape)) if kind == "bert" else RobertaForMaskedLM(RobertaConfig(**shape))
     with torch.no_grad():
         for parameter in model.parameters():  # LayerNorms and biases too
@@ -74,6 +78,17 @@ def test_loss_and_gradients_are_those_of_transformers(kind: str, packed: bool, f
         # A key's bias moves all scores of a query alike: its gradient is rounding around zero.
         scale = reference[name.replace("key.bias", "query.bias")].abs().max()
         assert (ours[name] - gradient).abs().max() <= 2e-5 * scale, name
+
+
+@pytest.mark.parametrize("pad", [0, 3])
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_tokens_stand_where_transformers_puts_them(kind: str, pad: int) -> None:
+    model, (tokens, selected, labels, _) = make_model(kind, torch.float32, pad=pad), batch(False)
+    tokens = tokens.clamp(min=4)  # no padding
+    logits = model.model(input_ids=tokens).logits.flatten(0, 1)[selected]
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    for one in (model, theirs(model)):
+        assert one(tokens, selected, labels).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @built
@@ -148,6 +163,32 @@ def test_the_same_is_dropped_in_bfloat16_as_in_float32() -> None:
 
 
 @built
+def test_each_place_drops_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the embeddings and twice a layer at the one, in attention at the other."""
+    rates: dict[str, list[int]] = {"norm": [], "attention": []}
+    norm, attention = kernels.norm_forward, kernels.attention_forward
+
+    def watched_norm(*given: Any, **named: Any) -> Any:
+        rates["norm"] += [rate for rate in (named.get("before", 0), named.get("after", 0), *given[7:]) if rate]
+        return norm(*given, **named)
+
+    def watched_attention(*given: Any) -> Any:
+        rates["attention"].append(given[4])
+        return attention(*given)
+
+    monkeypatch.setattr(kernels, "norm_forward", watched_norm)
+    monkeypatch.setattr(kernels, "attention_forward", watched_attention)
+    make_model("roberta", torch.float32, dropout=0.3, attention_dropout=0.1)(*batch(False))
+    assert rates == {"norm": [kernels.threshold(0.3)] * 7, "attention": [kernels.threshold(0.1)] * 3}
+    for dropout in ((0.3, 0.0), (0.0, 0.3)):
+        model, losses = make_model("roberta", torch.float32, True, *dropout), set()
+        for seed in (3, 4):
+            torch.manual_seed(seed)
+            losses.add(model(*batch(False)).item())
+        assert len(losses) == 2, dropout
+
+
+@built
 @pytest.mark.parametrize("rate", [0.1, 0.25])
 def test_dropout_keeps_its_rate_and_its_expectation(rate: float) -> None:
     rows, width = 4000, 96
@@ -174,6 +215,12 @@ def test_attention_drops_probabilities() -> None:
     qkv[:, 2 * length :] = torch.eye(length).repeat(8, 1)
     out, _ = kernels.attention_forward(qkv, None, (8, length, 1), 5, kernels.threshold(0.1))
     share = (out > 0).double().mean()
+    patterns = {bytes(pattern.numpy()) for pattern in (out > 0).view(8, -1)}
+    assert len(patterns) == 8  # each block's own; and each head's:
+    qkv = torch.zeros(length, 3 * 2 * length)
+    qkv[:, 4 * length :] = torch.eye(length).repeat(1, 2)
+    of_heads, _ = kernels.attention_forward(qkv, None, (1, length, 2), 5, kernels.threshold(0.1))
+    assert not torch.equal(of_heads[:, :length], of_heads[:, length:])
     assert share == pytest.approx(0.9, abs=0.01) and out.max() == pytest.approx(1 / length * 65536 / kernels.threshold(0.1))
 
 
@@ -196,9 +243,10 @@ def test_a_model_in_eval_mode_drops_nothing() -> None:
 
 
 @built
-def test_positions_of_short_sentences_get_their_whole_gradient_in_bfloat16() -> None:
+@pytest.mark.parametrize("blocks", [400, 1])
+def test_positions_of_short_sentences_get_their_whole_gradient_in_bfloat16(blocks: int) -> None:
     """Hundreds of tokens stand at a position. Added up in bf16 the last ones would change nothing any more."""
-    segments = torch.arange(1, 6).repeat_interleave(8)[None].repeat(400, 1)  # five sentences of eight tokens in each of 400 blocks
+    segments = torch.arange(1, 2000 // blocks + 1).repeat_interleave(8)[None].repeat(blocks, 1)  # 2,000 sentences of eight tokens
     tokens = torch.randint(2, VOCAB, segments.shape, generator=torch.Generator().manual_seed(0))
     selected = torch.arange(0, tokens.numel(), 2)
     found = {}
@@ -207,7 +255,23 @@ def test_positions_of_short_sentences_get_their_whole_gradient_in_bfloat16() -> 
         model(tokens, selected, torch.full((len(selected),), 7), segments).backward()
         found[dtype] = next(p.grad.double() for name, p in model.named_parameters() if "position_embeddings" in name)
     exact, half = found.values()
-    assert (half - exact).norm() < 0.02 * exact.norm()
+    assert (half - exact).norm() < 0.04 * exact.norm()  # 0.27 when added up in bf16
+
+
+@built
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7FC00001, 0x7F800001, 0xFF800123])
+def test_no_kind_of_nan_is_lost(bits: int) -> None:
+    nan = torch.tensor([bits - (1 << 32) * (bits >> 31)], dtype=torch.int32).view(torch.float32)
+    logits = torch.zeros(2, VOCAB)
+    logits[0, 5] = nan
+    losses, _ = kernels.cross_entropy(logits, torch.zeros(VOCAB), torch.tensor([1, 1]), False, False)
+    assert losses.isnan().tolist() == [True, False]
+    x = torch.zeros(1, 40)
+    x[0, 20] = nan
+    assert kernels.gelu_forward(x, torch.zeros(40)).isnan().sum() == 1
+    qkv = torch.zeros(8, 3 * 16)
+    qkv[2, 3] = nan
+    assert kernels.attention_forward(qkv, None, (1, 8, 1), 0, kernels.threshold(0.0))[0][2].isnan().all()
 
 
 @built
@@ -284,6 +348,22 @@ def test_a_classifier_over_padded_rows_is_that_of_transformers(config: type, fir
     with torch.autocast("cpu", torch.bfloat16):
         coarse = model(input_ids=tokens, attention_mask=mask).logits
     assert 0 < (coarse - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@built
+def test_a_classifier_drops_out_in_training_alone() -> None:
+    shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 2, "num_attention_heads": HEADS, "intermediate_size": 104}
+    settings = BertConfig(**shape, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+    model = AutoModelForSequenceClassification.from_config(settings, attn_implementation="eager")
+    write_out_encoder(model, first_only=False)
+    encoder, states = model.base_model.encoder, torch.randn(BATCH, LENGTH, 80)
+    for training in (True, False):
+        encoder.train(training)
+        found = []
+        for seed in (3, 4):
+            torch.manual_seed(seed)
+            found.append(encoder(states, None).last_hidden_state)
+        assert torch.equal(*found) != training
 
 
 def test_what_is_not_computed_here_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

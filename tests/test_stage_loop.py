@@ -10,6 +10,7 @@ import torch
 from data_tools.errors import RunError
 from trainer import xpt
 from trainer.recipe import Intervals, Optimizer, Recipe, Stage, Surgery
+from trainer.schedule import learning_rate
 from trainer.state import TrainState
 
 SCALER = {"cur_scale": 8.0}
@@ -22,6 +23,9 @@ class Loop:
         self.given: dict[str, Any] = {}
         self.saved: list[TrainState] = []
         self.frozen_moved = False
+        self.rates: list[float] = []
+        self.drawn: list[int] = []
+        self.trained: list[int] = []
         self.state = TrainState(step=2 + at, batch=2 + at)
         loop = self
 
@@ -39,11 +43,19 @@ class Loop:
                 if loop.frozen_moved:
                     raise RuntimeError("frozen parameters changed")
 
-            evaluate = describe = set_learning_rate = close = lambda *_: ""
+            def set_learning_rate(self, rate: float) -> None:
+                loop.rates.append(rate)
+
+            evaluate = describe = close = lambda *_: ""
 
         def train_step(run: Any, ranks: Any, engine: Any, batch_number: int, *_: Any) -> torch.Tensor:
+            loop.trained.append(batch_number)
             engine.skipped = batch_number in skips
             return torch.ones(())
+
+        def draw(run: Any, ranks: Any, batch_number: int, *_: Any) -> tuple[list[Any], float, int, bool]:
+            loop.drawn.append(batch_number)
+            return [], 1.0, 0, False
 
         recipe = Recipe(
             name="t", seed_model="x", corpus="x", output_dir=Path("x"), global_batch_size=8, sequence_length=16, max_skipped=2,
@@ -52,7 +64,7 @@ class Loop:
         )  # fmt: skip
         for name, stand_in in {
             "StageEngine": Engine, "trainable": lambda *_: set(), "check_forward": lambda *_: None, "forward_check": lambda *_: {},
-            "validate": lambda *_: {}, "draw": lambda *_: ([], 1.0, 0, False), "train_step": train_step,
+            "validate": lambda *_: {}, "draw": draw, "train_step": train_step,
             "Speed": lambda *_: SimpleNamespace(count=lambda _: None, figures=dict, restart=lambda: None),
         }.items():  # fmt: skip
             monkeypatch.setattr(xpt, name, stand_in)
@@ -72,6 +84,9 @@ def test_a_skipped_step_is_drawn_and_not_counted(monkeypatch: pytest.MonkeyPatch
     loop.train()
     assert (loop.state.step, loop.state.batch, loop.state.tokens) == (8, 11, 9 * 128)
     assert [(state.step, state.batch) for state in loop.saved] == [(3, 3), (6, 9), (8, 11)]
+    assert loop.drawn == loop.trained == list(range(2, 11))
+    steps = [0, 1, 1, 2, 2, 3, 3, 4, 5]  # within the stage; one that was skipped has its rate again
+    assert loop.rates == [learning_rate(loop.run.recipe.stages[1], step) for step in steps]
     loop = Loop(monkeypatch, skips={4, 5})
     with pytest.raises(RunError, match="2 steps in a row had a gradient that was not finite; step-2 is the last good"):
         loop.train()

@@ -122,6 +122,7 @@ def test_the_export_is_the_trained_model(finished: Path) -> None:
     trained = load_model(Checkpoint.open(finished / "run" / "checkpoints" / "step-80"))
     with torch.no_grad():
         assert torch.equal(model(ids).logits, trained(ids).logits)
+        model(tokenizer("w1 " * 999, truncation=True, return_tensors="pt")["input_ids"])  # has positions for all that the tokenizer leaves
     assert model.config.num_hidden_layers == 5 and model.config.hidden_dropout_prob == 0.1
     # not by our own means: the folder's model over the validation blocks has the loss that the run wrote down, in bf16 then
     recipe = load_recipe(finished / "recipe.yaml", [])
@@ -314,24 +315,25 @@ def test_weights_that_compute_otherwise_than_they_did_are_not_trained_on(finishe
 
 
 @pytest.mark.parametrize(
-    ("dtype", "saved_on", "factor", "refused"),
+    ("dtype", "saved_on", "factor", "selected", "refused"),
     [
-        ("float32", "cpu", 1 + 1e-4, True),
-        ("float32", "cpu", 1 + 1e-6, False),
-        ("bfloat16", "cpu", 1 + 1e-3, False),
-        ("bfloat16", "cpu", 1 + 5e-3, True),
-        ("bfloat16", "cuda", 1 + 5e-3, False),
-        ("bfloat16", "cuda", 0.98, True),
-        ("bfloat16", "cpu", math.nan, True),
+        ("float32", "cpu", 1 + 1e-4, 300, True),
+        ("float32", "cpu", 1 + 1e-6, 300, False),
+        ("bfloat16", "cpu", 1 + 1e-3, 300, False),
+        ("bfloat16", "cpu", 1 + 5e-3, 300, True),
+        ("bfloat16", "cpu", 1 + 5e-3, 30, False),  # of few tokens one that differs weighs more
+        ("bfloat16", "cuda", 1 + 5e-3, 300, False),
+        ("bfloat16", "cuda", 0.98, 300, True),
+        ("bfloat16", "cpu", math.nan, 300, True),
     ],
 )
 def test_how_near_the_loss_of_loaded_weights_must_be(
-    monkeypatch: pytest.MonkeyPatch, dtype: str, saved_on: str, factor: float, refused: bool
+    monkeypatch: pytest.MonkeyPatch, dtype: str, saved_on: str, factor: float, selected: int, refused: bool
 ) -> None:
     from trainer import xpt
 
     def forward_check(run: Any, loss: Any, device: torch.device) -> dict[str, Any]:
-        return {"loss_sum": 300.0 * factor, "dtype": str(run.config.dtype)} if math.isfinite(factor) else {}
+        return {"loss_sum": 300.0 * factor, "dtype": str(run.config.dtype), "num_selected": selected} if math.isfinite(factor) else {}
 
     monkeypatch.setattr(xpt, "forward_check", forward_check)
     run = SimpleNamespace(config=SimpleNamespace(dtype=getattr(torch, dtype)))

@@ -222,9 +222,12 @@ def _from_map(
 
     centred, words = unit_length(source - source.mean(axis=0)), english.words()
     mapped = np.setdiff1d(np.flatnonzero(seen), [*copies, *korean.special.values()])
-    similarity, nearest = _nearest(_map_into(centred, static, known)[mapped], centred[words], NEIGHBOURS)
+    neighbours: dict[int, np.ndarray] = {}
+    if len(mapped):
+        similarity, nearest = _nearest(_map_into(centred, static, known)[mapped], centred[words], NEIGHBOURS)
+        neighbours = dict(zip(mapped.tolist(), _weighted_mean(similarity, nearest, source[words]), strict=True))
     composed = _compose(
-        neighbours=dict(zip(mapped.tolist(), _weighted_mean(similarity, nearest, source[words]), strict=True)),
+        neighbours=neighbours,
         translations={number: source[meanings].mean(axis=0) for number, meanings in translations.items()},
         copies={number: source[same] for number, same in copies.items()},
     )

@@ -25,7 +25,7 @@ from trainer import accelerator, lifeline
 from trainer.blocks import MaskedBatch
 from trainer.checkpoint import Checkpoint, Entry
 from trainer.ds_config import DeepSpeedConfig, fitting_buckets
-from trainer.gradients import Gradients
+from trainer.gradients import Gradients, squared_norm
 from trainer.mlm import MaskedLanguageModel, build_model
 from trainer.recipe import Optimizer
 from trainer.shared_memory import shared_rows
@@ -207,7 +207,7 @@ class StageEngine:
         spreads the new weights. partitions: of the gradient, one for each group, times the loss scale."""
         zero, masters = self._zero, self._zero.single_partition_of_fp32_groups
         self.traffic.add(sent)
-        squares = torch.stack([part.norm() for part in partitions]).square().sum()
+        squares = torch.stack([squared_norm(part) for part in partitions]).sum()
         dist.all_reduce(squares)
         scale, norm = zero.loss_scale, squares.sqrt() / zero.loss_scale
         zero.overflow = not bool(norm.isfinite())

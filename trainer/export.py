@@ -5,12 +5,13 @@ A run exports its last checkpoint by itself. Any other, step-0 (before post-trai
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from data_tools.corpus import Corpus
@@ -51,12 +52,23 @@ def export(checkpoint: Checkpoint, corpus: Corpus, folder: Path, scores: dict[st
     partial.mkdir(parents=True)
     for path in corpus.tokenizer_dir.iterdir():
         shutil.copyfile(path, partial / path.name)  # not its mode: a corpus may be read-only
+    _shorten(partial / "tokenizer_config.json", model.config)
     write_model(model, partial)
     (partial / "README.md").write_text(model_card(checkpoint, corpus, scores), encoding="utf-8")
     flush(*partial.iterdir())
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     flush(folder.absolute().parent)
+
+
+def _shorten(tokenizer_config: Path, config: PretrainedConfig) -> None:
+    """A tokenizer that truncates must not give more tokens than the model has positions for."""
+    settings = json.loads(tokenizer_config.read_text(encoding="utf-8"))
+    positions = config.max_position_embeddings - architecture_of(config).first_position(config)
+    if positions < settings.get("model_max_length", positions):
+        tokenizer_config.write_text(
+            json.dumps(settings | {"model_max_length": positions}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def model_card(checkpoint: Checkpoint, corpus: Corpus, scores: dict[str, Any]) -> str:

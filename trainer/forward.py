@@ -49,7 +49,7 @@ class Forward:
         keys = torch.randint(2**62, (1 + 3 * len(self._layers),)).tolist()  # of every dropout
         table = self._embeddings
         places = table.position_embeddings.weight
-        separate = len(positions) > 1  # positions of its own for each block: PyTorch would add hundreds of gradients up in bf16
+        separate = segments is not None  # a position stands in a block more than once: PyTorch would add hundreds of gradients up in bf16
         at_places = _Lookup.apply(places, positions, None) if separate else functional.embedding(positions, places)
         of_output: list[torch.Tensor] | None = [] if self._tied else None
         z = _Lookup.apply(table.word_embeddings.weight, input_ids, of_output) + at_places + table.token_type_embeddings.weight[0]

@@ -117,7 +117,6 @@ inline float maximum(Floats v) {
 
 // e^x for x <= 88; 0 below -87. Relative error 2e-7: 2^n times the Taylor polynomial of degree 7 on |r| <= ln(2) / 2.
 inline Floats exponential(Floats x) {
-    const Ints keep = (x > -87.f) | (x != x);
     const Floats shifter = Floats{} + 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
     const Floats shifted = x * 1.44269504f + shifter;
     const Floats n = shifted - shifter;
@@ -131,7 +130,7 @@ inline Floats exponential(Floats x) {
     p = p * r + 1.f;
     p = p * r + 1.f;
     const Ints scaled = (Ints)p + ((Ints)shifted << 23);
-    return (Floats)(scaled & keep);
+    return (Floats)((scaled & (x > -87.f)) | ((x != x) & 0x7fc00000));  // a NaN stays one, whatever its bits
 }
 
 // Random bits as a pure function of a key and a counter: nothing to store between the passes, the same whoever computes them.
