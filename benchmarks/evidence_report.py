@@ -222,13 +222,14 @@ def draw_curves(name: str, records: dict[str, list[Record]]) -> None:
     """Validation loss against tokens, a line a cell, named in the order in which they end; the range of a cell's seeds is shaded."""
     with picture(name, "validation loss") as axes:
         rows = rows_of(name, records)
-        for label in sorted(rows, key=lambda label: -mean_loss(rows[label])):
+        for number, label in enumerate(sorted(rows, key=lambda label: -mean_loss(rows[label]))):
             found = rows[label]
+            style = "-" if number < 10 else "--"  # there are ten colours
             each = found[0]["tokens"] / found[0]["steps"]
             steps = sorted(set.intersection(*({point[0] for point in record["curve"] if point[0]} for record in found)))
             losses = [[next(point[2] for point in record["curve"] if point[0] == step) for record in found] for step in steps]
             places = [step * each / 1e6 for step in steps]
-            (line,) = axes.plot(places, [statistics.mean(several) for several in losses], label=shown_as(label, name))
+            (line,) = axes.plot(places, [statistics.mean(several) for several in losses], style, label=shown_as(label, name))
             if len(found) > 1:
                 axes.fill_between(places, [min(s) for s in losses], [max(s) for s in losses], color=line.get_color(), alpha=0.25)
 
@@ -264,7 +265,7 @@ def draw_scores(arms: list[list[Record]]) -> None:
             points = sorted((row["tokens"] / 1e6, row["micro_f1"]) for record in found for row in record["klue_re"] if row["tokens"])
             places = sorted({place for place, _ in points})
             scores = [[score for place, score in points if place == at] for at in places]
-            half = [t.ppf(0.975, len(s) - 1) * statistics.stdev(s) / len(s) ** 0.5 if len(s) > 2 else 0.0 for s in scores]
+            half = [t.ppf(0.975, len(s) - 1) * statistics.stdev(s) / len(s) ** 0.5 if len(s) > 2 else math.nan for s in scores]
             line = axes.errorbar(places, [statistics.mean(s) for s in scores], half, capsize=3, label=found[0]["name"])
             axes.plot(*zip(*points, strict=True), "o", color=line[0].get_color(), markersize=4)
             if begun := scores_after(0.0, found):
