@@ -103,7 +103,7 @@ def test_a_sentence_among_others_has_the_loss_that_it_has_alone(kind: str) -> No
             labels = torch.tensor([flat[row * 16 + int(here[place])] for place in asked], dtype=torch.long)
             one = MaskedBatch(batch.input_ids[row][here][None], torch.tensor(asked, dtype=torch.long), labels)
             alone += float(model.loss(one, torch.device("cpu")).detach())
-    assert float(model.loss(batch, torch.device("cpu"))) == pytest.approx(alone, rel=1e-5)
+    assert model.loss(batch, torch.device("cpu")).item() == pytest.approx(alone, rel=1e-5)
 
 
 def test_every_epoch_visits_every_block_once_in_another_order() -> None:

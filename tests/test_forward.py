@@ -243,10 +243,10 @@ def test_a_model_in_eval_mode_drops_nothing() -> None:
 
 
 @built
-@pytest.mark.parametrize("blocks", [400, 1])
-def test_positions_of_short_sentences_get_their_whole_gradient_in_bfloat16(blocks: int) -> None:
+@pytest.mark.parametrize(("blocks", "sentences", "tokens_each"), [(400, 5, 8), (1, 2000, 2)])
+def test_positions_of_short_sentences_get_their_whole_gradient_in_bfloat16(blocks: int, sentences: int, tokens_each: int) -> None:
     """Hundreds of tokens stand at a position. Added up in bf16 the last ones would change nothing any more."""
-    segments = torch.arange(1, 2000 // blocks + 1).repeat_interleave(8)[None].repeat(blocks, 1)  # 2,000 sentences of eight tokens
+    segments = torch.arange(1, sentences + 1).repeat_interleave(tokens_each)[None].repeat(blocks, 1)
     tokens = torch.randint(2, VOCAB, segments.shape, generator=torch.Generator().manual_seed(0))
     selected = torch.arange(0, tokens.numel(), 2)
     found = {}
