@@ -56,7 +56,7 @@ def test_the_file_holds_the_survey() -> None:
     [
         (",skt/kogpt2-base-v2,", ",,", "kogpt2: evidence"),
         (",skt/kobert-base-v1,used in public code,", ",skt/kobert-base-v1,,", "kobert: evidence"),
-        ("kogpt2,KoGPT2,", "kobert,KoGPT2,", "short 'kobert' stands there twice"),
+        ("kogpt2,KoGPT2,", "kobert,KoGPT2,", "short 'kobert' appears twice"),
         (",no Hub id is known,structure,", ",,structure,", "korealbert: not_runnable"),
         (",decoder,NTP,", ",decoder,NPT,", "kogpt2: objectives: 'NPT'"),
         (",decoder,NTP,", ",decodes,NTP,", "kogpt2: structure"),

@@ -1,4 +1,4 @@
-"""How commands end: what is the user's to mend has status 2, what broke has 1, and several ranks say it once."""
+"""How commands end: what is the user's to fix has status 2, what broke has 1, and several ranks say it once."""
 
 import itertools
 import os

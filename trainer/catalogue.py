@@ -92,7 +92,7 @@ def read_models(path: Path = MODELS) -> list[Model]:
     problems = [f"{path.name}, {model.short}: {problem}" for model in models for problem in _problems(model, objectives)]
     for key in ("short", "name"):
         values = [getattr(model, key).lower() for model in models]
-        problems += [f"{path.name}: {key} {value!r} stands there twice" for value in sorted({v for v in values if values.count(v) > 1})]
+        problems += [f"{path.name}: {key} {value!r} appears twice" for value in sorted({v for v in values if values.count(v) > 1})]
     if problems:
         raise ValueError("\n".join(problems))
     return models

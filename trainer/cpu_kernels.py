@@ -56,7 +56,7 @@ def _is_of_these_sources(library: ctypes.CDLL) -> bool:
 
 
 def available() -> bool:
-    """Whether the library was built of the sources that lie here, and runs on this processor."""
+    """Whether the library was built from these sources and runs on this processor."""
     return _library() is not None
 
 

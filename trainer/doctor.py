@@ -100,7 +100,7 @@ def address_of(host: str) -> str:
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, 22, socket.AF_INET, socket.SOCK_STREAM)}
     except OSError as error:
-        raise UserError(f"{host}: no address ({error}); mend the name in the hostfile, or add it to /etc/hosts or the DNS") from None
+        raise UserError(f"{host}: no address ({error}); fix the name in the hostfile, or add it to /etc/hosts or the DNS") from None
     outside = sorted(address for address in found if not address.startswith("127."))
     return outside[0] if outside else "127.0.0.1"
 

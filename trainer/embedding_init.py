@@ -7,7 +7,7 @@ ridge map from these into the seed's embedding space, learnt from a bilingual le
 English side are needed, the seed's own embeddings take their place, and pieces that both vocabularies share (digits, Latin,
 punctuation) are copied. `anchors` is for languages without a lexicon: it learns the map from those shared pieces.
 `co-occurrences` needs neither: the corpus's word vectors themselves take the place of the seed's embeddings, each principal axis
-where one of the seed's is and as wide. How pieces lie to each other is what counts of an embedding (docs/results.md).
+where one of the seed's is and as wide. What matters most in an embedding is how the pieces lie relative to each other (docs/results.md).
 
 V: pieces of the new vocabulary, S: pieces of the seed's, H: hidden size, D: size of the static word vectors.
 """
@@ -111,7 +111,7 @@ def read_lexicon(path: Path) -> list[tuple[str, str]]:
             continue
         sides = [side.strip().lower() for side in line.split("\t")]
         if len(sides) != 2 or not all(sides):
-            raise UserError(f"lexicon {path}, line {number}: expected english<TAB>korean, found {line[:60]!r}; mend or remove the line")
+            raise UserError(f"lexicon {path}, line {number}: expected english<TAB>korean, found {line[:60]!r}; fix or remove the line")
         pairs[sides[0], sides[1]] = None
     if not pairs:
         raise UserError(f"lexicon {path}: empty; expected lines of english<TAB>korean")

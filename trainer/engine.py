@@ -310,7 +310,7 @@ class StageEngine:
         return {key: scaler[key] for key in _SCALE} if self._zero.dynamic_loss_scale else {}
 
     def load_loss_scaler(self, state: dict[str, Any]) -> None:
-        """Put `loss_scaler` back. The settings are the ds_config's, also where a checkpoint of before holds others."""
+        """Put `loss_scaler` back. The settings are the ds_config's, even if an older checkpoint stored different ones."""
         if self._zero.dynamic_loss_scale:
             vars(self._zero.loss_scaler).update({key: value for key, value in state.items() if key in _SCALE})
 

@@ -25,7 +25,7 @@ def evaluate(
     report: see `report_on`.
     predictions: one JSON object a row, in the data's order: guid, label, prediction, probabilities (30, official order).
     page: HTML, see `trainer.relation_page`.
-    Raises UserError for what the user must mend; files that cannot be written are found at the end.
+    Raises UserError for what the user must fix; files that cannot be written are found at the end.
     """
     taken = {data.resolve(): "--data"}
     for flag, path in (("--report", report), ("--predictions", predictions), ("--html", page)):
@@ -61,7 +61,7 @@ def report_on(
 ) -> dict[str, Any]:
     """The report of an evaluation: on what, the scores (see `trainer.scores.score_relations`), how rows are read, how it was trained.
 
-    precision: bf16 where the processor has it, else fp32; a row in some hundreds is said otherwise by the one than by the other.
+    precision: bf16 where the processor has it, else fp32; about one row in a few hundred gets a different label.
     data: the file, and the SHA-256 it had when it was read. labels: (rows,); probabilities: (rows, 30). selection, epoch, training_rows
     (number, labels, conflicting: those that contradict another, conflicts: what was done with them), training_seconds and label_shift are
     missing for a model that says nothing about its training.

@@ -78,7 +78,7 @@ def model_card(checkpoint: Checkpoint, corpus: Corpus, scores: dict[str, Any]) -
         f"| {s['name']} | {', '.join(s['train'])} | {s['steps']} | {s['learning_rate']:g} | {s['warmup_steps']} | {s['schedule']} |"
         for s in recipe["stages"]
     )
-    # PATH, step N; whoever reads the card has no use for all of a path
+    # PATH, step N; the card shows only the last parts of the path
     begun = checkpoint.state["surgery"].get("initialised_from", "").rpartition(", step ")[0]
     begun = f"\n\nIt began from the weights of `{'/'.join(Path(begun).parts[-3:])}`, which had been trained before." if begun else ""
     figures = "\n".join(f"| {key} | {'not finite' if value is None else f'{value:.4f}'} |" for key, value in scores.items())

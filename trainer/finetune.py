@@ -72,7 +72,7 @@ class _Data:
 
 
 def train(settings: Settings) -> None:
-    """Fine-tune, or go on where an interrupted run of the same settings was. Raises UserError for what the user must mend."""
+    """Fine-tune, or go on where an interrupted run of the same settings was. Raises UserError for what the user must fix."""
     output = settings.output_dir
     train_rows = read_relations(settings.train_file)
     conflicting = conflicting_rows(train_rows)
@@ -131,8 +131,6 @@ def _score_finished(output: Path, eval_file: Path) -> None:
     rows, probabilities, report = score(str(output), eval_file)
     report["predictions_sha256"] = write_predictions(output / "predictions.jsonl", rows, probabilities)
     logged = read_rows(output / "metrics.jsonl")
-    seconds = [row["seconds"] for row in logged if "seconds" in row]
-    report.setdefault("training_seconds", seconds[-1] if seconds else 0.0)  # a model of an earlier version does not say it itself
     write_report(output / "report.json", report)
     draw_evaluation(output / "tensorboard", logged[-1]["step"] if logged else 0, rows, probabilities, report)
     print(summary(report))
@@ -295,7 +293,7 @@ def _restore(output: Path, classifier: Classifier, optimizer: torch.optim.Optimi
     for problem in problems:
         print(f"passed over: {problem}")
     if newest is None and problems:
-        raise UserError(f"{problems[0]}; mend it, or delete {output / 'checkpoints'} to train anew")
+        raise UserError(f"{problems[0]}; fix it, or delete {output / 'checkpoints'} to train anew")
     if newest is None:
         return 0, None
     _put_weights(classifier, newest)

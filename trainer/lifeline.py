@@ -26,7 +26,7 @@ _tied: list["Lifeline"] = []  # at most one, as there is one process group in a 
 
 
 class Lifeline:
-    """This process's end; `tie` makes it."""
+    """This process's side of the connections; created by `tie`."""
 
     def __init__(self, rank: int, hosts: list[str], peers: dict[int, socket.socket]) -> None:
         """hosts: of each rank. peers: on rank 0 a connection to every other rank, on the others one to rank 0."""

@@ -100,7 +100,7 @@ def build_model(config: dict[str, Any], dropout: float, device: torch.device, dt
 
 
 def tie_output_bias(model: PreTrainedModel) -> None:
-    """With an output matrix of its own `transformers` unties the decoder's bias as well and leaves the head's unused: one again."""
+    """When the output matrix is untied, `transformers` also unties the decoder's bias and leaves the head's unused; make them one again."""
     architecture = architecture_of(model.config)
     owner, _, name = architecture.bias.rpartition(".")
     model.get_submodule(architecture.decoder).bias = getattr(model.get_submodule(owner), name)

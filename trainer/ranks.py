@@ -239,7 +239,7 @@ def run_on_ranks(main: Callable[[], None]) -> None:
 
 
 def _end(status: int, message: str, named: bool = False) -> None:
-    """This rank ends for a reason that users can read; rank 0 is who speaks. named: say which rank, also when it is rank 0."""
+    """This rank ends for a reason that users can read; only rank 0 prints. named: say which rank, also when it is rank 0."""
     if named or rank_in_environment():
         message = f"rank {rank_in_environment()} on {socket.gethostname()}: {message}"
     line = lifeline.tied()

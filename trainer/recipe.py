@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for number, key in enumerate(keys):
             if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} stands there twice", node.value[number][0].start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key} appears twice", node.value[number][0].start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -126,7 +126,7 @@ class Stage(_Settings):
 
 
 class Intervals(_Settings):
-    """In optimizer steps. 0: only at the end of each stage (for log: every step is 1)."""
+    """In optimizer steps. `evaluate` and `checkpoint`: 0 means only at the end of each stage."""
 
     log: int = Field(default=10, gt=0)
     """Rows of metrics.jsonl and points of TensorBoard."""
@@ -299,7 +299,7 @@ def _plain_number(value: Any) -> Any:
 def _problem(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "recipe"
     if item["type"] == "extra_forbidden":
-        return f"  {where}: unknown key; remove it or mend its spelling"
+        return f"  {where}: unknown key; remove it or fix its spelling"
     if item["type"] == "missing":
         return f"  {where}: missing, give it in the recipe or with --set {where}=..."
     message = item["msg"].removeprefix("Value error, ")

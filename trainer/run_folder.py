@@ -11,7 +11,7 @@ from trainer.checkpoint import Checkpoint, checkpoint_paths, newest
 from trainer.recipe import Recipe
 
 RESULTS = ("model", "metrics.jsonl", "tensorboard")
-"""What a beginning would remove or write over."""
+"""What a new run would delete or overwrite."""
 
 
 def refuse_file(folder: Path) -> None:

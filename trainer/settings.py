@@ -88,7 +88,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
         except ValidationError as error:
             problems.append(f"  {key}: {error.errors()[0]['msg']} (found {value!r})")
     if problems:
-        raise UserError(f"--recipe {path}:\n" + "\n".join(problems) + "\nmend these lines, then run the command again")
+        raise UserError(f"--recipe {path}:\n" + "\n".join(problems) + "\nfix these lines, then run the command again")
     return found
 
 
@@ -109,9 +109,7 @@ def check_output(settings: Settings) -> None:
     if not isinstance(theirs, dict):
         raise UserError(f"{path}: expected the settings of a run as JSON, found something else; give another --output-dir")
     mine = _identity(settings)
-    added = {key: DEFAULTS[key] for key in ("head", "hold_out", "warmup", "conflicts")}  # what a run did that is older than these settings
-    theirs = {key: theirs.get(key, added.get(key)) for key in mine}
-    differing = [f"{key}: {theirs[key]} there, {mine[key]} now" for key in mine if theirs[key] != mine[key]]
+    differing = [f"{key}: {theirs.get(key)} there, {mine[key]} now" for key in mine if theirs.get(key) != mine[key]]
     if differing:
         raise UserError(
             f"--output-dir {output}: expected a run of the same settings, found others ({'; '.join(differing)}); "

@@ -1,9 +1,9 @@
 """Two threads in every rank that notice when nothing goes on any more, say which rank is to blame, and end the process.
 
 A collective that waits for a hung rank waits in silence, and the time limit of the process group names nobody. So each rank publishes how
-far it is in a key-value store apart from the process group's, which may itself be stuck. A rank whose news stay the same is stopped, or its
-host is gone; else the rank that is furthest behind is the one that the others wait for. The store lives in rank 0 and a call to it has no
-end when that is stopped, hence two threads: one exchanges news, the other judges by what has come.
+far it is in a key-value store apart from the process group's, which may itself be stuck. A rank that reports nothing new has been stopped,
+or its host is gone; else the rank that is furthest behind is the one that the others wait for. The store lives in rank 0 and a call to it
+has no end when that is stopped, hence two threads: one exchanges news, the other judges by what has come.
 """
 
 import json

@@ -303,13 +303,8 @@ def test_best_epoch_on_the_hold_out_is_kept(work, tmp_path, monkeypatch, killed_
     assert report["auprc"] == by_epoch[1] != by_epoch[3]
 
 
-def test_run_of_before_there_were_heads_and_hold_outs_goes_on(work, trained, tmp_path, capsys):
+def test_a_run_of_other_settings_is_told_which(work, trained, tmp_path):
     old = copied(trained, tmp_path / "D")
-    fields = json.loads((old / "settings.json").read_text(encoding="utf-8"))
-    assert fields.pop("selection") == "last epoch" and fields.pop("head") == "cls" and fields.pop("hold_out") is None
-    (old / "settings.json").write_text(json.dumps(fields), encoding="utf-8")
-    train(settings(work, old))
-    assert "already finished" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"others \(head: cls there, entities now; hold_out: None there, 0\.1 now\)"):
         train(settings(work, old, head="entities", hold_out=0.1))
 
