@@ -23,7 +23,7 @@ quickstart: install
 # What `make test` and its kin compute is the CPU's, on a host with GPUs, too.
 ON_CPU = CUDA_VISIBLE_DEVICES= DS_ACCELERATOR=cpu
 test: install
-	$(ON_CPU) $(BIN)/python -m pytest -m "not slow and not gpu and not cluster"
+	$(ON_CPU) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not cluster"
 
 test-slow: install
 	$(ON_CPU) $(BIN)/python -m pytest -m "slow and not cluster"
