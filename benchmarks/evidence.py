@@ -168,7 +168,7 @@ def refuse_other(wanted: dict[str, Any], found: dict[str, Any], where: str) -> N
     """Raise OtherExperimentError unless `found` agrees in all that it says of what is wanted."""
     differing = [key for key, value in wanted.items() if found.get(key, value) != value]
     if differing:
-        raise OtherExperimentError(f"{where} is of another {' and '.join(differing)}; move it away, or mend {TABLE}")
+        raise OtherExperimentError(f"{where} is of another {' and '.join(differing)}; move it away, or fix {TABLE}")
 
 
 def fine_tuned(cell: Cell, share: float) -> Path:
