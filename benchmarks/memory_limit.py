@@ -31,7 +31,8 @@ def inside(blocks: int, length: int) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     from benchmarks.random_run import random_run, with_micro_batch
     from trainer.blocks import MaskedBatch
-    from trainer.engine import DeepSpeedConfig, start
+    from trainer.ds_config import DeepSpeedConfig
+    from trainer.engine import start
     from trainer.plan import memory_per_rank
     from trainer.ranks import Ranks, set_environment
     from trainer.recipe import Stage

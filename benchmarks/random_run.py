@@ -12,7 +12,8 @@ from transformers import PretrainedConfig, RobertaForMaskedLM
 
 from trainer.architecture import architecture_of
 from trainer.checkpoint import Checkpoint
-from trainer.engine import DeepSpeedConfig, StageEngine
+from trainer.ds_config import DeepSpeedConfig
+from trainer.engine import StageEngine
 from trainer.ranks import Ranks
 from trainer.recipe import Optimizer, Recipe, Stage
 from trainer.stages import Parts, split_parts, trainable

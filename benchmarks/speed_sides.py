@@ -67,7 +67,8 @@ def ours(config: PretrainedConfig, arguments: argparse.Namespace) -> tuple[list[
     """The steps of trainer/xpt.py: its packing, masking, engine and optimizer."""
     from benchmarks.random_run import random_run, with_micro_batch
     from trainer.blocks import ContiguousBlocks, SpecialIds, samples_of
-    from trainer.engine import DeepSpeedConfig, start
+    from trainer.ds_config import DeepSpeedConfig
+    from trainer.engine import start
     from trainer.flops import Shape, peak_flops, stage_flops_per_token
     from trainer.masking import dropout_seed
     from trainer.ranks import Ranks

@@ -22,6 +22,7 @@ from benchmarks.command import paths
 from benchmarks.random_run import RandomRun, random_run
 from trainer import engine as engines
 from trainer.blocks import MaskedBatch
+from trainer.ds_config import DeepSpeedConfig
 from trainer.memory import keep_freed_memory
 from trainer.ranks import Ranks, run_on_ranks, set_environment
 from trainer.recipe import Stage
@@ -37,13 +38,13 @@ def main() -> None:
     keep_freed_memory()
     set_environment()
     engines.start()
-    ranks, config = Ranks.current(), engines.DeepSpeedConfig.load(Path("ds_configs/zero2_cpu.json"))
+    ranks, config = Ranks.current(), DeepSpeedConfig.load(Path("ds_configs/zero2_cpu.json"))
     stages = tuple(Stage(name=f"s{i}", train=train, steps=1, learning_rate=1e-4) for i, train in enumerate(STAGES))
     with random_run(RobertaConfig(**SHAPE), stages, config.micro_batch * ranks.world_size, 8, ranks, RUN) as run:
         measure(run, config, ranks)
 
 
-def measure(run: RandomRun, config: engines.DeepSpeedConfig, ranks: Ranks) -> None:
+def measure(run: RandomRun, config: DeepSpeedConfig, ranks: Ranks) -> None:
     """A step and a checkpoint of each stage in turn; prints a line where one follows another."""
     millions = sum(torch.Size(shape).numel() for shape in run.first.shapes.values()) / 1e6
     saver = Saver(RUN, run.recipe, ranks, run.first, print)

@@ -298,12 +298,17 @@ def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch)
     assert kernels._library.__wrapped__() is None
 
 
+def make_classifier(config: type = BertConfig, attention: str = "eager", **fields: Any) -> Any:
+    """A classifier of five labels, of transformers."""
+    shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
+    settings = config(**shape, max_position_embeddings=60, num_labels=5, **fields)
+    return AutoModelForSequenceClassification.from_config(settings, attn_implementation=attention)
+
+
 @built
 def test_on_another_device_a_classifier_computes_by_transformers() -> None:
     """The kernels read CPU memory. The device `meta` stands for a GPU: it has no memory at all."""
-    shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
-    settings = BertConfig(**shape, max_position_embeddings=60, num_labels=5)
-    model = AutoModelForSequenceClassification.from_config(settings, attn_implementation="eager")
+    model = make_classifier()
     write_out_encoder(model, first_only=False)
     assert isinstance(model.base_model.encoder.forward, Encoder)
     model.to("meta")
@@ -311,7 +316,7 @@ def test_on_another_device_a_classifier_computes_by_transformers() -> None:
     assert model.base_model.encoder(hidden, None).last_hidden_state.shape == hidden.shape
     with pytest.raises(AssertionError, match="xpt_column_sums"):
         kernels.column_sums(torch.zeros(2, 3, device="meta"))
-    other = AutoModelForSequenceClassification.from_config(settings, attn_implementation="sdpa")
+    other = make_classifier(attention="sdpa")
     write_out_encoder(other, first_only=False)
     assert not isinstance(other.base_model.encoder.forward, Encoder)  # its masks are others
 
@@ -321,10 +326,8 @@ def test_on_another_device_a_classifier_computes_by_transformers() -> None:
 @pytest.mark.parametrize("config", [BertConfig, RobertaConfig, XLMRobertaConfig, ElectraConfig], ids=lambda config: config.model_type)
 def test_a_classifier_over_padded_rows_is_that_of_transformers(config: type, first_only: bool) -> None:
     torch.manual_seed(0)
-    shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
-    fields = {"max_position_embeddings": 60, "pad_token_id": 1, "initializer_range": 0.2, "hidden_dropout_prob": 0.0, "num_labels": 5}
-    settings = config(**shape, **fields, attention_probs_dropout_prob=0.0, classifier_dropout=0.0, embedding_size=80)
-    model = AutoModelForSequenceClassification.from_config(settings, attn_implementation="eager").train()
+    dry = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
+    model = make_classifier(config, pad_token_id=1, initializer_range=0.2, embedding_size=80, **dry).train()
     tokens, mask = torch.randint(2, VOCAB, (BATCH, LENGTH)), torch.ones(BATCH, LENGTH, dtype=torch.long)
     mask[0, 7:], mask[2, 30:] = 0, 0
     tokens[mask == 0] = 1
@@ -352,9 +355,7 @@ def test_a_classifier_over_padded_rows_is_that_of_transformers(config: type, fir
 
 @built
 def test_a_classifier_drops_out_in_training_alone() -> None:
-    shape = {"vocab_size": VOCAB, "hidden_size": 80, "num_hidden_layers": 2, "num_attention_heads": HEADS, "intermediate_size": 104}
-    settings = BertConfig(**shape, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
-    model = AutoModelForSequenceClassification.from_config(settings, attn_implementation="eager")
+    model = make_classifier(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
     write_out_encoder(model, first_only=False)
     encoder, states = model.base_model.encoder, torch.randn(BATCH, LENGTH, 80)
     for training in (True, False):

@@ -11,20 +11,17 @@ from trainer import launcher
 from trainer.launcher import check_mpi, read_hostfile
 
 DEEPSPEED = """
-import subprocess, sys
+import os, subprocess, sys
 check = "from data_tools.errors import run_command; from trainer.launcher import check_launch; run_command(lambda: check_launch(2))"
+if "CUDA_VISIBLE_DEVICES" in os.environ:  # on a host with GPUs it is written over
+    check = "import torch; torch.cuda.is_available = lambda: True; " + check
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
 sys.exit(subprocess.run([sys.executable, "-c", check]).returncode)
 """
-GPUS = """
-import subprocess, sys, os
-check = "import torch; torch.cuda.is_available = lambda: True; from data_tools.errors import run_command; " \
-    "from trainer.launcher import check_launch; run_command(lambda: check_launch(2))"
-sys.exit(subprocess.run([sys.executable, "-c", check], env={**os.environ, "CUDA_VISIBLE_DEVICES": "0,1"}).returncode)
-"""
 
 
-def start(folder: Path, *options: str, program: str = DEEPSPEED, **variables: str) -> subprocess.CompletedProcess[str]:
-    (folder / "deepspeed").write_text(program)
+def start(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    (folder / "deepspeed").write_text(DEEPSPEED)
     words = [sys.executable, str(folder / "deepspeed"), *options, "trainer/xpt.py", "--hostfile", "of the script"]
     environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "/usr/bin:/bin", **variables}
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
@@ -54,7 +51,7 @@ def test_fewer_ranks_than_asked_for_are_refused(tmp_path: Path, options: list[st
 def test_gpus_that_were_chosen_by_a_variable_are_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "two").write_text("localhost slots=2\n")
     for chosen, refused in (("4,5", True), ("0,1", False)):
-        done = start(tmp_path, "--hostfile", "two", program=GPUS, CUDA_VISIBLE_DEVICES=chosen)
+        done = start(tmp_path, "--hostfile", "two", CUDA_VISIBLE_DEVICES=chosen)
         assert ("CUDA_VISIBLE_DEVICES=4,5 was set" in done.stderr) == refused == (done.returncode == 2), done.stderr
 
 

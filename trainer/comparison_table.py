@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from data_tools.aside import replacing
+
 SCORES = (("micro_f1", "micro-F1"), ("auprc", "AUPRC"), ("accuracy", "accuracy"))
 
 
@@ -58,9 +60,8 @@ def draw(table: dict[str, Any], path: Path) -> None:
     for axis in axes:
         axis.grid(axis="x", color="#e3e7ee")
         axis.spines[["top", "right"]].set_visible(False)
-    aside = path.with_name(path.name + ".partial")
-    figure.savefig(aside, format="png")
-    aside.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 def _cells(table: dict[str, Any], plus_minus: str) -> list[list[str]]:

@@ -49,6 +49,7 @@ def start(timeout_minutes: float = 30) -> None:
     # Its shared-memory all-reduce for CPUs is compiled at first use, for minutes; gloo needs no compiler.
     if not accelerator.is_gpu():  # there it is not asked for, and the question alone runs compilers
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    accelerator.let_us_speak()
     try:
         with lifeline.arriving():
             deepspeed.init_distributed(verbose=False, timeout=timedelta(minutes=timeout_minutes))

@@ -11,7 +11,8 @@ import numpy as np
 from data_tools import aside
 from data_tools.digest import sha256_of
 from data_tools.errors import UserError
-from trainer.classifier import Classifier, encode_rows, has_bf16, load_classifier, pick_device, predict_probabilities
+from trainer.accelerator import has_bf16
+from trainer.classifier import Classifier, encode_rows, load_classifier, pick_device, predict_probabilities
 from trainer.relation_page import render
 from trainer.relations import LABELS, Relation, read_relations
 from trainer.scores import label_shift, score_relations

@@ -81,6 +81,7 @@ def _check_hostfile(world_size: int) -> None:
             above = _parent(above)
         words = [os.fsdecode(word) for word in _command_line(above)]
         folder = Path(f"/proc/{above}/cwd").resolve()
+        variables = Path(f"/proc/{above}/environ").read_bytes().split(b"\0")
     except OSError:
         return
     script = next((place for place, word in enumerate(words) if word.endswith("xpt.py")), len(words))
@@ -95,17 +96,17 @@ def _check_hostfile(world_size: int) -> None:
             f"--hostfile {named[-1]}: no such file, and DeepSpeed's launcher went on with {world_size} rank(s) on this machine alone; "
             "name a hostfile that is there (hostfiles/localhost is for one machine)"
         )
-    _check_devices(above)
+    _check_devices(variables)
     slots = sum(read_hostfile(path).values())
     chosen = any(option.partition("=")[0] in _CHOOSING for option in options)
     if slots != world_size and not chosen:
         raise UserError(f"--hostfile {named[-1]} has {slots} slots, but {world_size} rank(s) were started; look at the launcher's output")
 
 
-def _check_devices(command: int) -> None:
-    """Raises UserError when the user chose GPUs by a variable that the launcher, given a hostfile, writes over with the slots' numbers."""
-    entries = Path(f"/proc/{command}/environ").read_bytes().split(b"\0")
-    chosen = next((os.fsdecode(entry).partition("=")[2] for entry in entries if entry.startswith(b"CUDA_VISIBLE_DEVICES=")), "")
+def _check_devices(variables: list[bytes]) -> None:
+    """Raises UserError when the user chose GPUs by a variable that the launcher, given a hostfile, writes over with the slots' numbers.
+    variables: NAME=VALUE, of the `deepspeed` command."""
+    chosen = next((os.fsdecode(entry).partition("=")[2] for entry in variables if entry.startswith(b"CUDA_VISIBLE_DEVICES=")), "")
     taken = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if chosen in ("", taken):
         return

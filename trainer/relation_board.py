@@ -44,9 +44,7 @@ def _f1_per_relation(per_label: dict[str, dict[str, float]]) -> Any:
 
 
 def _confusion(labels: np.ndarray, predictions: np.ndarray) -> Any:
-    counts = confusion(labels, predictions)
-    used = np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
-    counts = counts[np.ix_(used, used)]
+    used, counts = confusion(labels, predictions)
     figure, axes = _figure(10, 9)
     axes.imshow(counts / np.maximum(1, counts.sum(axis=1, keepdims=True)), cmap="Blues", vmin=0, vmax=1)
     names = [LABELS[number] for number in used]

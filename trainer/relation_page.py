@@ -95,19 +95,18 @@ def _per_label(per_label: dict[str, dict[str, float]]) -> str:
 
 
 def _confusion(labels: np.ndarray, predictions: np.ndarray) -> str:
-    counts = confusion(labels, predictions)
-    used = np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
+    used, counts = confusion(labels, predictions)
     size, left, top = 24, 220, 190
     cells = []
     for y, true in enumerate(used):
-        total = max(1, counts[true].sum())
+        total = max(1, counts[y].sum())
         cells.append(
             f'<text x="{left - 6}" y="{top + y * size + 16}" text-anchor="end" style="font-size:11px">{_escape(LABELS[true])}</text>'
         )
         place = f"translate({left + y * size + 15},{top - 6}) rotate(-60)"
         cells.append(f'<text transform="{place}" style="font-size:11px">{_escape(LABELS[true])}</text>')
         for x, predicted in enumerate(used):
-            share, count = counts[true, predicted] / total, counts[true, predicted]
+            share, count = counts[y, x] / total, counts[y, x]
             colour = "29,122,70" if true == predicted else "179,54,31"
             box = f'x="{left + x * size}" y="{top + y * size}" width="{size - 1}" height="{size - 1}"'
             cells.append(f'<rect {box} fill="rgba({colour},{0.03 + 0.9 * share:.3f})"><title>{count} rows: {LABELS[true]} read as '

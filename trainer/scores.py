@@ -25,9 +25,9 @@ def micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     return 100.0 * float(f1_score(labels, predictions, average="micro", labels=list(range(1, NUM_LABELS)), zero_division=0))
 
 
-def confusion(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Rows of each true (first axis) and predicted class: (30, 30). labels, predictions: (rows,)."""
-    return np.asarray(confusion_matrix(labels, predictions, labels=range(NUM_LABELS)))
+def confusion(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes that occur (C,), and the rows of each true (first axis) and predicted one (C, C). labels, predictions: (rows,)."""
+    return np.union1d(labels, predictions), np.asarray(confusion_matrix(labels, predictions))
 
 
 def most_frequent(labels: np.ndarray, number: int) -> list[int]:

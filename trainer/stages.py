@@ -41,8 +41,8 @@ class Parts:
 
 def split_parts(names: Iterable[str], architecture: Architecture, num_layers: int, itl: str) -> Parts:
     """Sort parameter names (as `named_parameters` gives them) into parts. num_layers counts the ITLs too (see Surgery.itl)."""
-    before, after = num_itl(itl)
-    first, last = before, num_layers - after
+    first, after = num_itl(itl)
+    last = num_layers - after
     embeddings: list[str] = []
     adaptation: list[str] = []
     head: list[str] = []

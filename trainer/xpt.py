@@ -65,7 +65,6 @@ def main() -> None:
     set_environment()
     accelerator.refuse_unseen_gpus()
     accelerator.repeat_exactly()
-    accelerator.let_us_speak()
     engines.start()
     ranks = Ranks.current()
     if ranks.device.type == "cpu":
