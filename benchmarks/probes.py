@@ -24,9 +24,12 @@ from data_tools.corpus import Corpus
 from trainer.architecture import architecture_of
 from trainer.blocks import ContiguousBlocks, SpecialIds
 from trainer.checkpoint import Checkpoint, checkpoint_paths
-from trainer.embedding_init import Pieces, held_out_pieces, read_lexicon, translated_pieces, unit_length
+from trainer.embedding_init import held_out_pieces
+from trainer.lexicon import read_lexicon, translated_pieces
+from trainer.pieces import Pieces
 from trainer.recipe import Masking
 from trainer.stages import split_parts
+from trainer.static_vectors import unit_length
 from trainer.surgery import load_seed
 
 TEST_BLOCKS = 512

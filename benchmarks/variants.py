@@ -35,10 +35,12 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 from transformers import AutoModelForMaskedLM, BertConfig
 
-from trainer import embedding_init, engine, surgery
-from trainer.embedding_init import Pieces
+from trainer import embedding_init, engine, static_vectors, surgery
 from trainer.engine import StageEngine
+from trainer.lexicon import read_lexicon, translated_pieces
+from trainer.pieces import Pieces
 from trainer.ranks import run_on_ranks
+from trainer.static_vectors import unit_length
 from trainer.xpt import main as post_train
 
 Replacements = dict[tuple[Any, str], Any]  # (module or class, name of what is replaced): what takes its place
@@ -51,10 +53,10 @@ def linear_map(kind: str) -> Any:
         pieces = sorted(translations)
         directions = np.stack([centred[translations[number]].mean(axis=0) for number in pieces])
         if kind == "ridge":
-            return embedding_init.unit_length(Ridge(alpha=1.0).fit(static[pieces], directions).predict(static))
+            return unit_length(Ridge(alpha=1.0).fit(static[pieces], directions).predict(static))
         padded = np.pad(static, ((0, 0), (0, max(0, centred.shape[1] - static.shape[1]))))
-        rotation, _ = orthogonal_procrustes(padded[pieces], embedding_init.unit_length(directions))
-        return embedding_init.unit_length(padded @ rotation)
+        rotation, _ = orthogonal_procrustes(padded[pieces], unit_length(directions))
+        return unit_length(padded @ rotation)
 
     return map_into
 
@@ -177,7 +179,7 @@ def turned(make: Callable[..., Any], towards: str) -> Callable[..., Any]:
         word, details = make(method, seed_embeddings, seed_tokenizer, tokenizer, corpus, lexicon, *more)
         english, korean, source = Pieces.of(seed_tokenizer), Pieces.of(tokenizer), seed_embeddings.float().numpy()
         if towards == "lexicon":
-            meanings = embedding_init.translated_pieces(embedding_init.read_lexicon(lexicon), english, korean)
+            meanings = translated_pieces(read_lexicon(lexicon), english, korean)
         else:
             meanings = {number: [same] for number, same in korean.shared_with(english).items()}
         rows = turned_towards(word.numpy(), list(meanings), np.stack([source[ids].mean(axis=0) for ids in meanings.values()]))
@@ -244,7 +246,7 @@ def without_held_out(every: int) -> Any:
 
 
 def sampled(tokens: int) -> Replacements:
-    return {(embedding_init, "STATIC_TOKENS"): tokens, (embedding_init, "STRETCH"): min(embedding_init.STRETCH, tokens // 16)}
+    return {(static_vectors, "STATIC_TOKENS"): tokens, (static_vectors, "STRETCH"): min(static_vectors.STRETCH, tokens // 16)}
 
 
 CHANGES: dict[str, Callable[[str], Replacements]] = {  # of its value; each is applied to what those before it left
@@ -252,7 +254,7 @@ CHANGES: dict[str, Callable[[str], Replacements]] = {  # of its value; each is a
     "lexicon": lambda value: {(embedding_init, "translated_pieces"): drawn(int(value))},
     "holdout": lambda value: {(embedding_init, "translated_pieces"): without_held_out(int(value))},
     "static": lambda value: sampled(int(value)),
-    "dimensions": lambda value: {(embedding_init, "DIMENSIONS"): int(value)},
+    "dimensions": lambda value: {(static_vectors, "DIMENSIONS"): int(value)},
     "map": lambda value: {(embedding_init, "_map_into"): linear_map(value)},
     "shuffled": lambda _: {(surgery, "operate"): with_layers(surgery.operate, shuffle)},
     "random-layers": lambda _: {(surgery, "operate"): with_layers(surgery.operate, draw_anew)},

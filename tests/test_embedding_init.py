@@ -4,7 +4,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,21 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
 from data_tools.errors import UserError
-from trainer import embedding_init
-from trainer.embedding_init import Pieces, held_out_pieces, initial_embeddings, read_lexicon, static_vectors, translated_pieces
+from tests.vocabularies import ROLES, tokenizer_of
+from trainer import embedding_init, static_vectors
+from trainer.embedding_init import held_out_pieces, initial_embeddings
+from trainer.lexicon import translated_pieces
+from trainer.pieces import Pieces
 
 TOPICS, WORDS, HIDDEN = 20, 9, 24
-ROLES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
-
-
-def tokenizer_of(roles: dict[str, str], pieces: list[str]) -> PreTrainedTokenizerFast:
-    vocabulary = {piece: number for number, piece in enumerate([*roles.values(), *pieces])}
-    special = {f"{role}_token": piece for role, piece in roles.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token=roles["unk"])), **special)
 
 
 def spelling(number: int, first: str) -> str:
@@ -94,7 +87,7 @@ def test_co_occurrences_alone_lie_to_each_other_as_topics_do_and_are_as_wide_as_
     near = torch.nn.functional.normalize(placed - placed.mean(0), dim=1)
     nearest = (near @ near.T).fill_diagonal_(-1).argmax(1)
     assert (nearest // WORDS == torch.arange(count) // WORDS).float().mean() > 0.9  # chance: a twentieth
-    dimensions = min(embedding_init.DIMENSIONS, HIDDEN)
+    dimensions = min(static_vectors.DIMENSIONS, HIDDEN)
     (theirs, axes), (ours, own) = (np.linalg.eigh(np.cov(found.numpy().T, bias=True)) for found in (words, placed))
     assert np.allclose(ours[-dimensions:], theirs[-dimensions:], rtol=1e-3) and torch.allclose(placed.mean(0), words.mean(0), atol=1e-4)
     assert abs((axes[:, -3:] * own[:, -3:]).sum(0)).min() > 0.99
@@ -164,36 +157,6 @@ def test_any_process_gives_the_same_embeddings(tmp_path: Path) -> None:
     assert run.stdout.strip() == here
 
 
-def test_static_vectors_are_the_svd_of_positive_pmi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_init, "CONTEXTS", 6)
-    monkeypatch.setattr(embedding_init, "WINDOW", 2)
-    tokens = np.random.default_rng(0).choice(9, 200, p=[0.05, 0.2, 0.1, 0.15, 0.1, 0.15, 0.05, 0.1, 0.1])
-    commonest = sorted(range(10), key=lambda piece: (-np.sum(tokens == piece), piece))[:6]
-    table = np.zeros((10, 2, 6))
-    for place, piece in enumerate(tokens):
-        for distance, weight in ((1, 1.0), (2, 0.5)):
-            for side, other in ((0, place - distance), (1, place + distance)):
-                if 0 <= other < len(tokens) and tokens[other] in commonest:
-                    table[piece, side, commonest.index(tokens[other])] += weight
-    flat = table.reshape(10, 12)
-    contexts = flat.sum(0) ** 0.75 / (flat.sum(0) ** 0.75).sum()
-    pmi = np.array([[np.log(max(1.0, n / row.sum() / p)) if n else 0.0 for n, p in zip(row, contexts, strict=True)] for row in flat])
-    left, values, _ = np.linalg.svd(pmi)
-    expected = left[:, :9] * values[:9] ** 0.25
-    expected[:9] /= np.linalg.norm(expected[:9], axis=1, keepdims=True)
-
-    vectors, seen = static_vectors(SimpleNamespace(tokens=tokens.astype(np.uint16)), 10, 0)  # type: ignore[arg-type]
-    assert seen.tolist() == [True] * 9 + [False]
-    np.testing.assert_allclose((vectors @ vectors.T)[:9, :9], expected[:9] @ expected[:9].T, atol=1e-4)  # SVDs differ by signs
-
-
-def test_a_large_split_is_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_init, "STRETCH", 10)
-    monkeypatch.setattr(embedding_init, "STATIC_TOKENS", 30)
-    assert embedding_init.sample_of(np.arange(95), embedding_init.STATIC_TOKENS).tolist() == [*range(10), *range(30, 40), *range(60, 70)]
-    assert embedding_init.sample_of(np.arange(25), embedding_init.STATIC_TOKENS).tolist() == list(range(25))
-
-
 def test_nearest_and_weights_by_hand() -> None:
     rng = np.random.default_rng(0)
     mapped, words = (rng.normal(size=(n, 6)) for n in (30, 50))
@@ -225,48 +188,6 @@ def test_random_methods_have_their_distributions(languages: SimpleNamespace) -> 
         assert torch.equal(draw(method), draw(method)) and not torch.equal(draw(method), draw(method, seed=1))
 
 
-@pytest.mark.parametrize("style", ["##", "Ġ", "▁"])
-def test_pieces_of_every_kind_of_vocabulary(style: str) -> None:
-    marked = ["the", "##ing", "##the", "é", "한"] if style == "##" else [style + "the", "ing", "the", style + "é", "한"]
-    if style == "Ġ":
-        marked[3], marked[4] = "ĠÃ©", "íķľ"  # the same in UTF-8 bytes, as byte-level BPE spells them
-    pieces = Pieces.of(tokenizer_of(ROLES, [*marked, "London" if style == "##" else style + "London"]))
-    assert pieces.ids[True, "the"] == 5 and pieces.ids[False, "ing"] == 6 and pieces.ids[False, "the"] == 7 and pieces.ids[True, "é"] == 8
-    assert pieces.special == {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": 4}
-    assert pieces.cased and pieces.find("The") is None and pieces.find("한", initial=False) == 9
-    assert pieces.find_word("london") == 10 and pieces.find_word("the") == 5 and pieces.find_word("ing") == 6
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (None, "no such file"),
-        ("", "empty"),
-        ("dog\t개\ncat 고양이\n", r"line 2: expected english<TAB>korean, found 'cat 고양이'"),
-        ("dog\t개\tx\n", "line 1"),
-        ("dog\t \n", "line 1"),
-        ("dog\t개\n", "0 of its 1 pairs"),
-    ],
-)
-def test_lexicons_that_cannot_be_used(languages: SimpleNamespace, tmp_path: Path, content: str | None, expected: str) -> None:
-    path = tmp_path / "pairs.tsv"
-    if content is not None:
-        path.write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=expected) as caught:
-        initial_embeddings("dictionary", languages.seed, languages.english, languages.korean, languages.corpus, path, 0.02, 0)
-    assert str(path) in str(caught.value)
-    with pytest.raises(UserError, match=r"surgery\.lexicon"):
-        initial_embeddings("dictionary", languages.seed, languages.english, languages.korean, languages.corpus, None, 0.02, 0)
-
-
-def test_pairs_are_lower_cased_and_told_once(tmp_path: Path) -> None:
-    (tmp_path / "pairs.tsv").write_text("Dog\t개\ndog\t개\n\ncat\t 고양이\r\n", encoding="utf-8")
-    assert read_lexicon(tmp_path / "pairs.tsv") == [("dog", "개"), ("cat", "고양이")]
-    text = unicodedata.normalize("NFD", "dog\t개\ncat\t고양\u2028이\n")
-    (tmp_path / "pairs.tsv").write_text(text, encoding="utf-8-sig")
-    assert read_lexicon(tmp_path / "pairs.tsv") == [("dog", "개"), ("cat", "고양\u2028이")]
-
-
 def test_what_a_translated_piece_is_made_of(languages: SimpleNamespace, tmp_path: Path) -> None:
     """One that the corpus holds: half its translations' mean. One that it does not, here 뷁: that mean, of all of them."""
     seed, english = languages.seed, languages.english.convert_tokens_to_ids
@@ -278,6 +199,13 @@ def test_what_a_translated_piece_is_made_of(languages: SimpleNamespace, tmp_path
     korean = Pieces({(True, "가"): 0, (False, "가"): 1, (False, "나"): 2}, {}, False)
     pieces = SimpleNamespace(find_word=lambda word: {"go": 7, "be": 8}.get(word))
     assert translated_pieces([("go", "가"), ("be", "가"), ("be", "나"), ("no", "나")], pieces, korean) == {0: [7, 8], 1: [7, 8], 2: [8]}  # type: ignore[arg-type]
+
+
+def test_lexicons_that_are_of_no_use(languages: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lexicon \S+: 0 of its 1 pairs"):
+        from_dictionary(languages, tmp_path, "dog\t개\n")
+    with pytest.raises(UserError, match=r"surgery\.lexicon"):
+        initial_embeddings("dictionary", languages.seed, languages.english, languages.korean, languages.corpus, None, 0.02, 0)
 
 
 def test_what_does_not_fit_is_told(languages: SimpleNamespace, tmp_path: Path) -> None:

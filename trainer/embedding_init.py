@@ -13,32 +13,24 @@ V: pieces of the new vocabulary, S: pieces of the seed's, H: hidden size, D: siz
 """
 
 import time
-import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.utils.extmath import randomized_svd
-from tokenizers import decoders
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data_tools.errors import UserError
+from trainer.lexicon import read_lexicon, translated_pieces
+from trainer.pieces import Pieces
+from trainer.static_vectors import static_vectors, unit_length
 
 if TYPE_CHECKING:
     from data_tools.corpus import Corpus
-    from data_tools.mmididx import IndexedDataset
 
-STATIC_TOKENS = 2**24  # of the training split, to make the static vectors from
-STRETCH = 2**16  # tokens in a row, where the split is too large to be read whole
-CONTEXTS = 4096
-WINDOW = 5
-DIMENSIONS = 256
-SINGULAR_POWER = 0.25
 RIDGE = 0.5
 KERNEL_GAMMA = 1.0
 NEIGHBOURS = 10
@@ -90,101 +82,6 @@ def initial_embeddings(
         raise ValueError(f"unknown method of embedding initialisation {method!r}")
     report["seconds"] = round(time.perf_counter() - started, 2)
     return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)), report
-
-
-def read_lexicon(path: Path) -> list[tuple[str, str]]:
-    """The distinct (english, korean) pairs of a file of `english<TAB>korean` lines, lower-cased, in the file's order.
-
-    Raises: UserError naming the file and the line.
-    """
-    try:
-        lines = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig")).split("\n")  # as the vocabularies' pieces are
-    except FileNotFoundError:
-        raise UserError(f"lexicon {path}: no such file; expected lines of english<TAB>korean") from None
-    except UnicodeDecodeError:
-        raise UserError(f"lexicon {path}: not a UTF-8 text file; expected lines of english<TAB>korean") from None
-    except OSError as error:
-        raise UserError(f"lexicon {path}: cannot be read ({error.strerror}); expected lines of english<TAB>korean") from None
-    pairs: dict[tuple[str, str], None] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        sides = [side.strip().lower() for side in line.split("\t")]
-        if len(sides) != 2 or not all(sides):
-            raise UserError(f"lexicon {path}, line {number}: expected english<TAB>korean, found {line[:60]!r}; fix or remove the line")
-        pairs[sides[0], sides[1]] = None
-    if not pairs:
-        raise UserError(f"lexicon {path}: empty; expected lines of english<TAB>korean")
-    return list(pairs)
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """A vocabulary by what its pieces stand for: (at the start of a word?, text) -> id. Special pieces are left out."""
-
-    ids: dict[tuple[bool, str], int]
-    special: dict[str, int]
-    """Role (bos, pad, eos, unk, mask) -> id."""
-    cased: bool
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "Pieces":
-        """Tells WordPiece (##ing), byte-level BPE (Ġword) and SentencePiece (▁word) apart by the marks of the pieces."""
-        vocabulary, special_ids = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
-        marks = {mark: sum(piece.startswith(mark) for piece in vocabulary) for mark in ("##", "Ġ", "▁")}
-        mark = max(marks, key=lambda candidate: marks[candidate])
-        bytes_to_text = decoders.ByteLevel()
-        ids: dict[tuple[bool, str], int] = {}
-        for piece, number in sorted(vocabulary.items(), key=lambda item: item[1]):
-            if number in special_ids:
-                continue
-            marked = piece.startswith(mark)
-            text = piece.removeprefix(mark)
-            if mark == "Ġ":
-                text = bytes_to_text.decode([text])
-                if "\ufffd" in text:  # part of a character
-                    continue
-            ids.setdefault((marked != (mark == "##"), text), number)
-        roles = {
-            "bos": (tokenizer.bos_token_id, tokenizer.cls_token_id),
-            "pad": (tokenizer.pad_token_id,),
-            "eos": (tokenizer.eos_token_id, tokenizer.sep_token_id),
-            "unk": (tokenizer.unk_token_id,),
-            "mask": (tokenizer.mask_token_id,),
-        }
-        special = {role: next((number for number in numbers if number is not None), None) for role, numbers in roles.items()}
-        cased = any(text != text.lower() for _, text in ids)
-        return cls(ids, {role: number for role, number in special.items() if number is not None}, cased)
-
-    def find(self, text: str, initial: bool = True) -> int | None:
-        """Id of the piece for `text`, preferably at that place in a word; a vocabulary without capitals is asked in lower case."""
-        if not self.cased:
-            text = text.lower()
-        # signs and Chinese characters are words of their own in WordPiece; its ##-forms of these are never trained
-        initial = initial or not any(character.isalnum() and character < "\u2e80" for character in text)
-        for place in (initial, not initial):
-            if (place, text) in self.ids:
-                return self.ids[place, text]
-        return None
-
-    def shared_with(self, other: "Pieces") -> dict[int, int]:
-        """Id here -> id there, of the pieces that `other` has too."""
-        return {number: same for (initial, text), number in self.ids.items() if (same := other.find(text, initial)) is not None}
-
-    def special_in(self, other: "Pieces") -> dict[int, int]:
-        """Id here -> id there, of the special pieces whose role `other` has too."""
-        return {number: other.special[role] for role, number in self.special.items() if role in other.special}
-
-    def words(self) -> np.ndarray:
-        """(W,) sorted ids of the pieces that are words of two letters or more."""
-        return np.array(sorted(number for (initial, text), number in self.ids.items() if initial and text.isalpha() and len(text) > 1))
-
-    def find_word(self, word: str) -> int | None:
-        """Id of the piece for a lower-case word; names stand in a cased vocabulary with a capital only."""
-        for spelling in (word, word.capitalize(), word.upper()):
-            if (True, spelling) in self.ids:
-                return self.ids[True, spelling]
-        return self.ids.get((False, word))
 
 
 def _english_pieces(seed_tokenizer: PreTrainedTokenizerBase, source: np.ndarray) -> Pieces:
@@ -302,67 +199,6 @@ def _like_source(source: np.ndarray, count: int, rng: np.random.Generator) -> np
     return rng.normal(source.mean(axis=0), source.std(axis=0), (count, source.shape[1]))
 
 
-def translated_pieces(pairs: list[tuple[str, str]], english: Pieces, korean: Pieces) -> dict[int, list[int]]:
-    """Korean piece -> its English pieces, of the pairs whose sides are single pieces."""
-    found: dict[int, list[int]] = {}
-    for english_word, korean_word in pairs:
-        target = english.find_word(english_word)
-        if target is None:
-            continue
-        for initial in (True, False):
-            piece = korean.ids.get((initial, korean_word))
-            if piece is not None and target not in found.setdefault(piece, []):
-                found[piece].append(target)
-    return found
-
-
-def static_vectors(split: "IndexedDataset", vocab_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(V, D) unit-length word vectors of the split's pieces, and (V,) which of them it holds.
-
-    Truncated SVD of the positive pointwise mutual information with the commonest pieces before and after (Levy, Goldberg and
-    Dagan, TACL 2015), counted in at most STATIC_TOKENS tokens. On corpora of this size far better than skip-gram vectors that
-    take as long: with 12 million tokens 49 of 100 held-out pieces have a translation among the 10 nearest, not 31.
-    """
-    tokens = sample_of(split.tokens, STATIC_TOKENS)
-    counts = np.bincount(tokens, minlength=vocab_size)
-    size = min(CONTEXTS, vocab_size)
-    column = np.full(vocab_size, size)  # contexts that are not counted share a last column
-    column[np.argsort(-counts, kind="stable")[:size]] = np.arange(size)
-    context = column[tokens]
-    table = np.zeros((vocab_size, 2, size), dtype=np.float32)
-    for distance in tqdm(range(1, WINDOW + 1), desc="counting co-occurrences", disable=None, leave=False):
-        weight = (WINDOW + 1 - distance) / WINDOW
-        places = (tokens[distance:], context[:-distance]), (tokens[:-distance], context[distance:])
-        for side, (piece, other) in enumerate(places):
-            together = np.bincount(piece * (size + 1) + other, minlength=vocab_size * (size + 1))
-            counted = together.reshape(vocab_size, size + 1)
-            for start in range(0, vocab_size, 4096):  # the products are float64: not of all at once
-                table[start : start + 4096, side] += np.float32(weight) * counted[start : start + 4096, :size]
-            del together, counted  # before the next, which is as large as the table
-    dimensions = min(DIMENSIONS, vocab_size - 1)
-    left, values, _ = randomized_svd(
-        _positive_pmi(table.reshape(vocab_size, 2 * size)), dimensions, n_oversamples=32, n_iter=3, random_state=seed
-    )
-    return unit_length(left * values**SINGULAR_POWER), counts > 0
-
-
-def sample_of(tokens: np.ndarray, count: int) -> np.ndarray:
-    """(T,) int64: all tokens, or about `count` of them in stretches evenly spread over the split."""
-    stretches = -(-len(tokens) // STRETCH)
-    kept = min(stretches, count // STRETCH)
-    chosen = np.arange(kept) * stretches // max(1, kept)
-    return np.concatenate([tokens[number * STRETCH : (number + 1) * STRETCH] for number in chosen]).astype(np.int64)
-
-
-def _positive_pmi(table: np.ndarray) -> np.ndarray:
-    """Co-occurrence counts to positive pointwise mutual information, in place; context probabilities to the power 0.75."""
-    pieces = table.sum(axis=1, keepdims=True)
-    contexts = table.sum(axis=0) ** np.float32(0.75)
-    table /= np.maximum(pieces, 1e-9)
-    table /= np.maximum(contexts / contexts.sum(), 1e-30)
-    return np.log(np.maximum(table, 1.0, out=table), out=table)
-
-
 def _map_into(centred: np.ndarray, static: np.ndarray, translations: dict[int, list[int]]) -> np.ndarray:
     """(V, H) static vectors mapped to directions in the centred seed space, learnt from the translated pieces."""
     pieces = sorted(translations)
@@ -414,8 +250,3 @@ def _weighted_mean(similarity: np.ndarray, nearest: np.ndarray, rows: np.ndarray
     """(N, H): the rows (W, H) named by `nearest` (N, k), weighted by the softmax of their similarity."""
     weights = np.exp((similarity - similarity[:, :1]) / TEMPERATURE)
     return np.einsum("nk,nkh->nh", weights / weights.sum(axis=1, keepdims=True), rows[nearest])
-
-
-def unit_length(rows: np.ndarray) -> np.ndarray:
-    """Each row over its length; a row of zeros stays."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)

@@ -21,9 +21,11 @@ from data_tools.corpus import Corpus
 from data_tools.errors import UserError, first_line
 from data_tools.packages import locate_model
 from trainer.architecture import Architecture, architecture_of
-from trainer.embedding_init import initial_embeddings, read_lexicon, sample_of
+from trainer.embedding_init import initial_embeddings
+from trainer.lexicon import read_lexicon
 from trainer.mlm import tie_output_bias
 from trainer.recipe import Recipe, Surgery, num_itl
+from trainer.static_vectors import sample_of
 
 FITTED_TOKENS, FITTED_LENGTH = 4096, 64
 """Of the corpus, by which a near-identity layer is fitted, and of a block of them."""
