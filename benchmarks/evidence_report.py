@@ -19,6 +19,7 @@ from typing import Any
 from scipy.stats import t, ttest_ind
 
 RECORDS, DOCS = Path("benchmarks/results/evidence"), Path("docs")
+WORD_BASELINE = Path("benchmarks/results/word_baseline.json")
 DEFINES = ("tokens", "text", "variant", "set", "stages")
 """The entries of a cell that make its post-training what it is."""
 REFERENCE = "rates.xpt-2e-3-1e-3"
@@ -271,7 +272,16 @@ def draw_scores(arms: list[list[Record]]) -> None:
             if begun := scores_after(0.0, found):
                 label = f"{found[0]['name']}, before the first step"
                 axes.axhline(statistics.mean(begun), color=line[0].get_color(), linestyle="--", label=label)
+        words = json.loads(WORD_BASELINE.read_text(encoding="utf-8"))["words"]["micro_f1"]
+        axes.axhline(words, color="grey", linestyle="-.", label="linear classifier of words")
         axes.axhline(BEST_CONSTANT, color="grey", linestyle=":", label="best constant answer")
+
+
+def words_table() -> str:
+    """What a linear classifier scores by what it is given (benchmarks/word_baseline.py)."""
+    found = json.loads(WORD_BASELINE.read_text(encoding="utf-8"))
+    rows = [[given, *(f"{row[score]:.2f}" for score in ("micro_f1", "auprc", "accuracy"))] for given, row in found.items()]
+    return markdown(["a linear classifier, given", "micro-F1", "AUPRC", "accuracy"], rows)
 
 
 def scores_table(records: dict[str, list[Record]]) -> str:
@@ -365,9 +375,9 @@ def probes_tables(record: Record) -> str:
 
 
 def blocks(records: dict[str, list[Record]]) -> dict[str, str]:
-    """What stands in the document, by name: TABLE, scores, hypotheses, reached, probes.TABLE.NAME."""
+    """What stands in the document, by name: TABLE, scores, hypotheses, reached, words, probes.TABLE.NAME."""
     found = {name: table(name, records) for name in dict.fromkeys(label.split(".")[0] for label in records)}
-    found |= {"scores": scores_table(records), "hypotheses": hypotheses(records), "reached": reached_table(records)}
+    found |= {"scores": scores_table(records), "hypotheses": hypotheses(records), "reached": reached_table(records), "words": words_table()}
     return found | {f"probes.{label}": probes_tables(seeds[0]) for label, seeds in records.items() if "probes" in seeds[0]}
 
 

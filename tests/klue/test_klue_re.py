@@ -90,9 +90,13 @@ def test_command_with_bad_rows(work, tmp_path):
 
 
 def test_recipes_say_what_the_sources_say_and_flags_come_first(work, tmp_path):
-    paper, official = (load_recipe(REPOSITORY / "recipes" / f"klue_re_{name}.yaml") for name in ("paper", "official"))
+    names = ("paper", "official", "small")
+    paper, official, small = (load_recipe(REPOSITORY / "recipes" / f"klue_re_{name}.yaml") for name in names)
     assert [paper[key] for key in ("batch_size", "learning_rate", "epochs", "head")] == [32, 1e-5, 15, "cls"]
     assert [official[key] for key in ("batch_size", "learning_rate", "epochs", "warmup")] == [32, 5e-5, 3, 0.1]
+    tried = json.loads((REPOSITORY / "benchmarks" / "results" / "fine_tuning_formats.json").read_text(encoding="utf-8"))["runs"]
+    best = max(tried, key=lambda run: run["micro_f1"])
+    assert all(small[key] == best[key] for key in ("input_format", "head", "epochs", "learning_rate"))
     (tmp_path / "r.yaml").write_text("epochs: 7\nlearning_rate: 1e-2\nwarmup: 0.5\n", encoding="utf-8")
     result = run("train", "--model", work / "seed", "--train-file", work / "train.json", "--output-dir", tmp_path / "D", "--recipe",
                  tmp_path / "r.yaml", "--epochs", 1)  # fmt: skip
