@@ -36,7 +36,7 @@ BESIDE = {
     "static": ["schedule.one-stage", "attribution.co-occurrences-random-layers"],
     "paper": ["itl.both-random", "initialisation.random"],
     "late": ["main.scratch"],
-    "data": ["attribution.co-occurrences", "attribution.co-occurrences-random-layers", "attribution.random-both"],
+    "data": ["attribution.co-occurrences", "attribution.co-occurrences-random-layers"],
 }
 """Cells of other tables that a table and its picture show, too."""
 BEST_CONSTANT = 12.54

@@ -18,7 +18,6 @@ layers=X         new layers' matrices are drawn from N(0, X), not N(0, initializ
 unfitted         near-identity layers have LayerNorms of scale 1 and shift 0
 own-scale        the last near-identity layer gives back the encoder's states at their own scale, not at unit scale
 unit-output      without a last adaptation layer: the seed's last LayerNorm gives its states at unit scale, as such a layer would
-encoder=X        the seed's layers train at X times the stage's rate
 layerwise=X      the seed's top layer trains at X times the stage's rate, the one below at X^2 times, ... (Howard and Ruder 2018, ULMFiT)
 """
 
@@ -82,8 +81,8 @@ def fewer(chosen: Callable[[list[int], Pieces], Iterable[int]]) -> Any:
     return translations
 
 
-def discriminate(factor_of: Callable[[int, int], float]) -> Replacements:
-    """Other rates for the layers between the first and the last one, which are the ITLs. factor_of: (layer, last layer) -> factor."""
+def discriminate(decay: float) -> Replacements:
+    """Lower rates for lower layers, of those between the first and the last one, which are the ITLs. decay: of a layer beside the one above."""
     whole = engine.parameter_groups
 
     def layer_of(name: str) -> int:
@@ -97,7 +96,7 @@ def discriminate(factor_of: Callable[[int, int], float]) -> Replacements:
             rates: dict[float, list[str]] = {}
             for name in group.names:
                 layer = layer_of(name)
-                rates.setdefault(factor_of(layer, top) if 0 < layer < top else 1.0, []).append(name)
+                rates.setdefault(decay ** (top - layer) if 0 < layer < top else 1.0, []).append(name)
             for factor, names in rates.items():
                 factors[tuple(names)] = factor
                 found.append(replace(group, names=tuple(names)))
@@ -265,8 +264,7 @@ CHANGES: dict[str, Callable[[str], Replacements]] = {  # of its value; each is a
     "unfitted": lambda _: {(surgery, "_pass_through"): without_fitting(surgery._pass_through)},
     "own-scale": lambda _: {(surgery, "_pass_through"): at_own_scale(surgery._pass_through)},
     "unit-output": lambda _: {(surgery, "operate"): with_unit_output(surgery.operate)},
-    "encoder": lambda value: discriminate(lambda layer, top: float(value)),
-    "layerwise": lambda value: discriminate(lambda layer, top: float(value) ** (top - layer)),
+    "layerwise": lambda value: discriminate(float(value)),
 }
 
 
