@@ -82,7 +82,7 @@ def fewer(chosen: Callable[[list[int], Pieces], Iterable[int]]) -> Any:
 
 
 def discriminate(decay: float) -> Replacements:
-    """Lower rates for lower layers, of those between the first and the last one, which are the ITLs. decay: of a layer beside the one above."""
+    """Lower rates for lower layers of those between the first and the last one, which are the ITLs. decay: of one beside the one above."""
     whole = engine.parameter_groups
 
     def layer_of(name: str) -> int:
