@@ -272,15 +272,19 @@ def draw_scores(arms: list[list[Record]]) -> None:
             if begun := scores_after(0.0, found):
                 label = f"{found[0]['name']}, before the first step"
                 axes.axhline(statistics.mean(begun), color=line[0].get_color(), linestyle="--", label=label)
-        words = json.loads(WORD_BASELINE.read_text(encoding="utf-8"))["words"]["micro_f1"]
-        axes.axhline(words, color="grey", linestyle="-.", label="linear classifier of words")
+        axes.axhline(word_scores()["words"]["micro_f1"], color="grey", linestyle="-.", label="linear classifier of words")
         axes.axhline(BEST_CONSTANT, color="grey", linestyle=":", label="best constant answer")
 
 
+def word_scores() -> dict[str, Record]:
+    """{what a linear classifier is given: its scores}, of benchmarks/word_baseline.py."""
+    found: dict[str, Record] = json.loads(WORD_BASELINE.read_text(encoding="utf-8"))
+    return found
+
+
 def words_table() -> str:
-    """What a linear classifier scores by what it is given (benchmarks/word_baseline.py)."""
-    found = json.loads(WORD_BASELINE.read_text(encoding="utf-8"))
-    rows = [[given, *(f"{row[score]:.2f}" for score in ("micro_f1", "auprc", "accuracy"))] for given, row in found.items()]
+    """What a linear classifier scores by what it is given."""
+    rows = [[given, *(f"{row[score]:.2f}" for score in ("micro_f1", "auprc", "accuracy"))] for given, row in word_scores().items()]
     return markdown(["a linear classifier, given", "micro-F1", "AUPRC", "accuracy"], rows)
 
 

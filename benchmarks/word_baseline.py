@@ -66,6 +66,7 @@ def scores(pipeline: Pipeline, rows: Sequence[Relation]) -> dict[str, Any]:
 
 def main() -> None:
     train, evaluation = paths(__doc__, "TRAIN", "EVAL")
+    rows, scored = read_relations(train), read_relations(evaluation)
     with tempfile.TemporaryDirectory() as folder:
         split(train, Path(folder), REST)
         part, holdout = (read_relations(Path(folder) / f"{name}.json") for name in ("part", "holdout"))
@@ -73,8 +74,7 @@ def main() -> None:
     for features in FEATURES:
         tried = {c: micro_f1(labels(holdout), fit(part, features, c).predict(columns(holdout))) for c in CHOICES}
         c = max(tried, key=lambda choice: tried[choice])
-        model = fit(read_relations(train), features, c)
-        found[features] = {"C": c, "on the hold-out": tried, **scores(model, read_relations(evaluation))}
+        found[features] = {"C": c, "on the hold-out": tried, **scores(fit(rows, features, c), scored)}
     print(json.dumps(found, indent=1))
 
 
