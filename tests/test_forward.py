@@ -1,5 +1,6 @@
 """The written-out passes against transformers' own, and the kernels' dropout against what dropout is."""
 
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,9 +27,10 @@ BATCH, LENGTH, VOCAB, HEADS = 3, 44, 61, 2
 
 
 def make_model(
-    kind: str, dtype: torch.dtype, tied: bool = True, dropout: float = 0.0, attention_dropout: float | None = None, pad: int = 1
-) -> MaskedLanguageModel:
-    torch.manual_seed(0)
+    kind: str, dtype: torch.dtype, tied: bool = True, dropout: float = 0.0, attention_dropout: float | None = None, pad: int = 1,
+    seed: int = 0,
+) -> MaskedLanguageModel:  # fmt: skip
+    torch.manual_seed(seed)
     shape = {"vocab_size": VOCAB, "hidden_size": 72, "num_hidden_layers": 3, "num_attention_heads": HEADS, "intermediate_size": 104}
     shape |= {"max_position_embeddings": 60, "pad_token_id": pad, "initializer_range": 0.2, "tie_word_embeddings": tied}
     shape |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout if attention_dropout is None else attention_dropout}
@@ -41,17 +43,17 @@ def make_model(
     return MaskedLanguageModel(model.to(dtype)).train()
 
 
-def batch(packed: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    rng = torch.Generator().manual_seed(1)
+def batch(packed: bool, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    rng = torch.Generator().manual_seed(1 + seed)
     selected = torch.sort(torch.randperm(BATCH * LENGTH, generator=rng)[:20])[0]
     segments = torch.sort(torch.randint(0, 4, (BATCH, LENGTH), generator=rng), dim=1, descending=True)[0] if packed else None
     tokens, labels = torch.randint(2, VOCAB, (BATCH, LENGTH), generator=rng), torch.randint(0, VOCAB, (20,), generator=rng)
     return tokens, selected, labels, segments
 
 
-def gradients(model: MaskedLanguageModel, packed: bool) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(model: MaskedLanguageModel, packed: bool, seed: int = 0) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad(set_to_none=True)
-    loss = model(*batch(packed))
+    loss = model(*batch(packed, seed))
     (loss / 7).backward()
     return float(loss.detach()), {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -112,16 +114,19 @@ def test_nothing_selected_is_no_loss_and_no_gradient() -> None:
 @built
 @pytest.mark.parametrize("packed", [False, True], ids=["contiguous", "sentences"])
 def test_bfloat16_is_as_near_to_float32_as_transformers_is(packed: bool) -> None:
-    _, exact = gradients(make_model("roberta", torch.float32), packed)
-    half = make_model("roberta", torch.bfloat16)
-    _, ours = gradients(half, packed)
-    _, reference = gradients(theirs(half), packed)
+    """Of the two errors of one net the larger may be either's, by a quarter; over 24 nets they are alike."""
+    ratios, shares = [], []
+    for seed in range(24):
+        _, exact = gradients(make_model("roberta", torch.float32, seed=seed), packed, seed)
+        half = make_model("roberta", torch.bfloat16, seed=seed)
+        ours, reference = (_distance(gradients(one, packed, seed)[1], exact) for one in (half, theirs(half)))
+        ratios.append(ours / reference)
+        shares.append(ours / _distance(dict.fromkeys(exact, torch.zeros(())), exact))
+    assert statistics.geometric_mean(ratios) <= 1.05 and statistics.median(shares) < 0.05, (ratios, shares)
 
-    def error(found: dict[str, torch.Tensor]) -> float:
-        return sum(float((found[n] - g).square().sum()) for n, g in exact.items()) ** 0.5
 
-    whole = sum(float(g.square().sum()) for g in exact.values()) ** 0.5
-    assert error(ours) <= 1.1 * error(reference) < 0.1 * whole
+def _distance(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
+    return sum(float((found[name] - gradient).square().sum()) for name, gradient in exact.items()) ** 0.5
 
 
 @built

@@ -70,7 +70,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
     try:
         given = read_yaml(path)
     except FileNotFoundError:
-        raise UserError(f"--recipe {path}: no such file; recipes/ has three, klue_re_*.yaml") from None
+        raise UserError(f"--recipe {path}: no such file; give one such as recipes/klue_re_official.yaml") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--recipe {path}: expected YAML, found: {str(error).splitlines()[0]}; repair the file") from None
     if not isinstance(given, dict):

@@ -107,7 +107,7 @@ BAD_INPUT: list[tuple[str, Making, tuple[str, ...]]] = [
     ("train --hold-out 1.5", nothing, ("--hold-out: expected a share", "found 1.5; give one such as 0.1")),
     ("train --hold-out 0.0001", nothing, ("--hold-out 0.0001: expected", "found 0 of the training file's", "give another share")),
     ("train --warmup 1", nothing, ("--warmup: expected a share of the steps", "found 1.0; give one such as 0.1")),
-    ("train --recipe {bad}", nothing, ("--recipe {bad}: no such file", "recipes/ has klue_re_paper.yaml")),
+    ("train --recipe {bad}", nothing, ("--recipe {bad}: no such file", "give one such as recipes/klue_re_official.yaml")),
     ("train --recipe {bad}", content(b"- 3"), ("--recipe {bad}: expected `key: value` lines, found list", "see recipes/")),
     ("train --recipe {bad}", content(b"epochs: many\nlr: 3"), ("epochs: Input should be", "(found 'many')", "lr: unknown key", "fix")),
     ("train --output-dir {bad}", model_without("D"), ("--output-dir {bad}: expected a new or empty", "found other files", "give another")),
