@@ -1,7 +1,9 @@
 """The batches: packing against a plain re-reading of the stream, masks against their distribution, order against coverage."""
 
+import dataclasses
 import itertools
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +13,10 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForMaskedLM, BertConfig, RobertaConfig
 from transformers.masking_utils import flash_attention_mask
 
+from data_tools.corpus import Corpus
 from data_tools.errors import UserError
-from trainer.blocks import PACKINGS, ContiguousBlocks, MaskedBatch, SentenceBlocks, SpecialIds, best_fit, samples_of
+from tests.tiny import make_corpus
+from trainer.blocks import PACKINGS, ContiguousBlocks, MaskedBatch, SentenceBlocks, SpecialIds, best_fit, corpus_tokenizer, samples_of
 from trainer.masking import block_keys, dropout_seed, mask_tokens
 from trainer.mlm import MaskedLanguageModel, build_model
 from trainer.recipe import Masking
@@ -227,3 +231,14 @@ def test_a_training_step_draws_its_dropout_by_seed_batch_and_place(monkeypatch: 
         run = SimpleNamespace(recipe=SimpleNamespace(seed=9))
         xpt.train_step(run, ranks, engine, batch_number, [None, None], 1.0)  # type: ignore[arg-type, list-item]
     assert seeds == [dropout_seed(9, batch_number, place) for batch_number in (4, 5) for place in (1, 3)]
+
+
+def test_a_damaged_tokenizer_is_the_corpuss(tmp_path: Path) -> None:
+    corpus = Corpus.open(make_corpus(tmp_path / "corpus"))
+    with pytest.raises(UserError, match=r"corpus .*: its tokenizer has 65 pieces, its manifest says 66; prepare it anew"):
+        corpus_tokenizer(dataclasses.replace(corpus, manifest={**corpus.manifest, "vocab_size": 66}))
+    assert len(corpus_tokenizer(corpus)) == 65
+    file = corpus.tokenizer_dir / "tokenizer.json"
+    file.write_bytes(b" " * file.stat().st_size)
+    with pytest.raises(UserError, match=r"tokenizer: expected the corpus's tokenizer, found none that loads: .*; prepare it anew"):
+        corpus_tokenizer(Corpus.open(tmp_path / "corpus"))

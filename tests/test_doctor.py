@@ -8,7 +8,7 @@ import torch
 from transformers import RobertaConfig
 
 from trainer import doctor
-from trainer.doctor import Findings, judge_hosts, judge_room, write_environment
+from trainer.doctor import Findings, judge_hosts, judge_recipe, judge_room, write_environment
 from trainer.ds_config import DeepSpeedConfig
 from trainer.launcher import read_hostfile
 from trainer.plan import Plan
@@ -19,7 +19,7 @@ GPU_CONFIGS = ("zero2_bf16.json", "zero2_fp16.json")
 GOOD = {
     "python": "3.11", "torch": "2", "deepspeed": "0", "transformers": "5", "numpy": "2", "code": "abc", "seed_problem": None,
     "run_problem": None, "corpus_problem": None, "corpus": "fed", "gpus": ["A"] * 8, "gpu_devices": ["/dev/nvidia0"],
-    "gpu_memory": [40 << 30] * 8, "cores": 64, "memory": 500 << 30,
+    "gpu_memory": [40 << 30] * 8, "without_bf16": [], "flash-attn": "missing", "cores": 64, "memory": 500 << 30,
     "port_free": True, "writable": True, "skew": 0.5, "address": "10.0.0.1", "interface": "eth0", "keepalive": True, "disk": 1 << 40,
     "checkpoints": 0, "infiniband": False,
 }  # fmt: skip
@@ -36,6 +36,7 @@ def findings_on(**changed: object) -> list[str]:
     "changed, said",
     [
         ({"torch": "3"}, "two: torch 3, 2 on one"),
+        ({"flash-attn": "2.7"}, "two: flash-attn 2.7, missing on one"),
         ({"code": "xyz"}, "two: code xyz, abc on one"),
         ({"corpus": "bad"}, "two: corpus bad, fed on one"),
         ({"seed_problem": "no seed"}, "two: no seed"),
@@ -95,6 +96,14 @@ def test_the_plan_is_what_one_computes_by_hand() -> None:
         found = Findings()
         judge_room(plan, settings, 2, {"one": {**GOOD, "gpus": [], "gpu_memory": [], "memory": memory}}, {"one": 8}, found)
         assert len(found.failures) == wanted, found.failures
+
+
+def test_bf16_by_emulation_is_refused_as_the_run_would() -> None:
+    recipe, found = load_recipe(ROOT / "recipes" / "paper.yaml", []), [Findings(), Findings()]
+    hosts = {"one": {**GOOD, "corpus": None, "without_bf16": ["T4"]}}
+    for config, findings in zip(GPU_CONFIGS, found, strict=True):
+        judge_recipe(recipe, DeepSpeedConfig.load(ROOT / "ds_configs" / config), hosts, {"one": 8}, None, findings)
+    assert found[1].failures == [] and len(found[0].failures) == 1 and "one: bf16 only by emulation on ['T4']; take" in found[0].failures[0]
 
 
 def test_nccl_is_left_to_infiniband_and_to_what_was_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from transformers import (
 
 from data_tools.errors import RunError
 from trainer import cpu_kernels as kernels
+from trainer.blocks import MaskedBatch
 from trainer.forward import Encoder, supports, write_out_encoder
 from trainer.mlm import MaskedLanguageModel, tie_output_bias
 
@@ -286,6 +287,17 @@ def test_a_label_beyond_the_vocabulary_is_not_written_through() -> None:
         labels[3] = wrong
         with pytest.raises(RunError, match="the corpus is damaged"):
             model(tokens, selected, labels)
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=built), False])
+def test_a_token_beyond_the_vocabulary_is_the_corpuss(compiled: bool) -> None:
+    model = make_model("roberta", torch.float32)
+    for name in ("input_ids", "labels"):
+        tokens, selected, labels, _ = batch(False)
+        damaged = MaskedBatch(tokens, selected, labels)
+        getattr(damaged, name).view(-1)[3] = VOCAB
+        with pytest.raises(RunError, match="the corpus is damaged"):
+            (model if compiled else theirs(model)).loss(damaged, torch.device("cpu"))
 
 
 def test_a_library_that_does_not_load_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

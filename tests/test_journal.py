@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from data_tools.errors import UserError
 from trainer.journal import Journal
 from trainer.metrics_log import cut_off, read_rows
 
@@ -17,6 +18,16 @@ def test_a_start_from_the_beginning_keeps_no_row_of_before(tmp_path: Path) -> No
         (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {number}}}\n' for number in range(4)))
         rows = cut_off(tmp_path / "metrics.jsonl", step)
         assert [row["step"] for row in rows] == kept == [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")]
+
+
+def test_only_a_last_line_may_be_cut_short(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1}\n{"step": 2}\n{"step"')
+    assert read_rows(metrics) == [{"step": 1}, {"step": 2}]
+    metrics.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: expected JSON, found .*; repair or remove the line"):
+        cut_off(metrics, 3)
+    assert metrics.read_text().endswith('{"step": 3}\n')
 
 
 def test_on_a_full_disk_rows_wait_for_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Recipes: what is refused, and what comes out."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -98,11 +99,33 @@ def test_bad_recipe_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected `key: value`"):
         load_recipe(tmp_path / "list.yaml", [])
     (tmp_path / "broken.yaml").write_text("a: [\n")
-    with pytest.raises(UserError, match="not a YAML file"):
+    with pytest.raises(UserError, match=r"expected YAML, found: (.|\n)*; repair"):
         load_recipe(tmp_path / "broken.yaml", [])
     (tmp_path / "empty.yaml").write_text("name: x\n")
     with pytest.raises(UserError, match=r"seed_model: missing(.|\n)*stages: missing"):
         load_recipe(tmp_path / "empty.yaml", [])
+
+
+def test_stages_may_share_settings_and_no_key_stands_twice(tmp_path: Path) -> None:
+    text = (ROOT / "recipes" / "paper.yaml").read_text()
+    stages = """stages:
+      - &first {name: a, train: [head], steps: 8, learning_rate: 0.5}
+      - {<<: *first, name: b, steps: 9}
+      - {<<: *first, name: c}
+    """
+    (tmp_path / "shared.yaml").write_text(text[: text.index("stages:")] + stages)
+    recipe = load_recipe(tmp_path / "shared.yaml", [])
+    assert [(stage.name, stage.steps, stage.learning_rate) for stage in recipe.stages] == [("a", 8, 0.5), ("b", 9, 0.5), ("c", 8, 0.5)]
+    for twice in ("name: x\n", "more: {a: 1, a: 2}\n"):
+        (tmp_path / "twice.yaml").write_text("name: y\n" + twice)
+        with pytest.raises(UserError, match=r"expected YAML, found: (name|a) appears twice"):
+            load_recipe(tmp_path / "twice.yaml", [])
+
+
+def test_a_section_left_empty_takes_entries(tmp_path: Path) -> None:
+    text = (ROOT / "recipes" / "paper.yaml").read_text()
+    (tmp_path / "empty.yaml").write_text(re.sub(r"(?m)^every:.*\n(  .*\n)*", "every:\n", text))
+    assert load_recipe(tmp_path / "empty.yaml", ["every.log=7"]).every.log == 7
 
 
 def test_a_folder_of_no_name_is_not_the_folder_where_one_stands() -> None:

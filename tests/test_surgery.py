@@ -187,6 +187,12 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "whole" / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"1 of the 2 files of its weights are missing, e\.g\. model-2"):
         check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="random", lexicon=None))
+    for broken in ("{}", "not json", "[]", '{"weight_map": 3}'):
+        (tmp_path / "whole" / "model.safetensors.index.json").write_text(broken)
+        with pytest.raises(
+            UserError, match=r"expected the names of its files of weights in model\.safetensors\.index\.json, found something else"
+        ):
+            check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="random", lexicon=None))
     (tmp_path / "whole" / "model.safetensors.index.json").unlink()
     with pytest.raises(UserError, match="no safetensors weights"):
         check_ingredients(str(tmp_path / "whole"), Surgery(embedding_init="random", lexicon=None))

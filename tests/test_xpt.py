@@ -33,7 +33,10 @@ from data_tools.errors import RunError, UserError
 from tests.tiny import exact_rows, final_weights, make_corpus, make_seed, write_recipe
 from trainer.blocks import PACKINGS, SpecialIds
 from trainer.checkpoint import Checkpoint, checkpoint_paths, newest, write_alone
+from trainer.doctor import Findings, judge_hosts, judge_recipe
+from trainer.ds_config import DeepSpeedConfig
 from trainer.export import load_model, model_card
+from trainer.host import facts
 from trainer.metrics_log import read_rows
 from trainer.recipe import load_recipe
 
@@ -167,6 +170,21 @@ def test_the_doctor_of_this_machine_alone_needs_no_ssh(finished: Path, tmp_path:
     words += ["--set", "seed=1"]  # the folder holds seed 0's run
     done = subprocess.run([sys.executable, "-m", "trainer.doctor", *words], cwd=tmp_path, env=place, capture_output=True, text=True)
     assert done.returncode == 1 and "FAILED  localhost: " in done.stdout and "seed: 0 there, 1 now" in done.stdout, done.stdout
+
+
+def test_the_doctor_asks_for_the_weights_that_a_run_begins_from(finished: Path, tmp_path: Path) -> None:
+    """With --init-from the seed's configuration is enough."""
+    before = load_recipe(finished / "recipe.yaml", [])
+    shutil.copytree(before.seed_model, tmp_path / "seed", ignore=shutil.ignore_patterns("*.safetensors"))
+    recipe = load_recipe(finished / "recipe.yaml", [f"output_dir={tmp_path / 'run'}", f"seed_model={tmp_path / 'seed'}"])
+    weights, config = finished / "run" / "checkpoints" / "step-80", DeepSpeedConfig.load(ROOT / "ds_configs" / "zero2_cpu.json")
+    for init_from, itl, problems in ((None, "both", 1), (weights, "both", 0), (weights, "input", 1)):
+        changed, findings = recipe.model_copy(update={"surgery": recipe.surgery.model_copy(update={"itl": itl})}), Findings()
+        asked = {"master": "127.0.0.1", "port": 0, "recipe": changed.as_dict(), "init_from": init_from and str(init_from)}
+        hosts = {"localhost": {**facts(asked), "skew": 0.0, "keepalive": True}}
+        judge_hosts(hosts, {"localhost": 1}, findings)
+        judge_recipe(changed, config, hosts, {"localhost": 1}, init_from, findings)
+        assert len(findings.failures) == problems, findings.failures
 
 
 def test_killed_and_started_again_it_is_the_same_run_bit_for_bit(finished: Path, tmp_path: Path) -> None:
@@ -430,25 +448,20 @@ def test_mistakes_end_with_one_message_and_status_2(finished: Path, tmp_path: Pa
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("error:") == 1 and "run of another recipe" in done.stderr and "seed: 0 there, 1 now" in done.stderr
     assert "Traceback" not in done.stderr
-    shutil.copytree(finished / "corpus", tmp_path / "other")
-    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
-    manifest["vocab_size"] += 1
-    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
     odd = {"train_micro_batch_size_per_gpu": 8, "bf16": True, "zero_optimization": {"stage": 2}}
     (tmp_path / "odd.json").write_text(json.dumps(odd))
     new_run = ("--output-dir", str(tmp_path / "new"))
     cases: list[tuple[tuple[str, ...], str]] = [
         (("--corpus", str(tmp_path / "none")), "expected a corpus folder"),
-        (("--corpus", str(tmp_path / "other")), "its tokenizer has 65 pieces, its manifest says 66"),
         (("--set", 'stages.1.train=["encoder[7:9]"]'), "of which this model has nothing"),
         (("--set", "global_batch_size=24"), "does not divide"),
         (("--set", "expect_world_size=2"), "expect_world_size is 2, but 1 rank"),
         (("--resume", "must"), "holds no checkpoint"),
         (("--resum", "x"), "invalid choice: 'x'"),
         (("--nothing",), "unrecognized arguments: --nothing"),
-        (("--ds-config", "ds_configs"), "ds_config ds_configs: not JSON"),
+        (("--ds-config", "ds_configs"), "ds_config ds_configs: expected JSON"),
         (("--ds-config", str(tmp_path / "odd.json")), "bf16 must be an object"),
-        (("--recipe", "README.md/x"), "recipe README.md/x: not a YAML file"),
+        (("--recipe", "README.md/x"), "recipe README.md/x: expected YAML"),
         (("--output-dir", "README.md/run"), f"--output-dir README.md/run: expected a folder, found a file, {ROOT}/README.md"),
         (("--output-dir", f"{finished}/run", "--set", "seed=1", "--dry-run"), "run of another recipe"),
         (("--set", "surgery.embedding_init=dictionary", "surgery.lexicon=README.md/x"), "lexicon README.md/x: cannot be read"),

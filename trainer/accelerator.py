@@ -26,7 +26,8 @@ def gpu_devices() -> list[str]:
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 arithmetic is in the hardware; elsewhere it is emulated, and slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError
@@ -52,6 +52,22 @@ class MaskedBatch:
     labels: torch.Tensor
     segments: torch.Tensor | None = None
     """(B, L): number of the sentence in its block, 0 for padding; sentences do not see each other. None: a block is one text."""
+
+
+def corpus_tokenizer(corpus: Corpus) -> PreTrainedTokenizerBase:
+    """Raises UserError when its files do not load, or hold another number of pieces than the manifest says."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir, trust_remote_code=False)
+    except Exception as error:  # whatever the parser of that kind of file raises
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{corpus.tokenizer_dir}: expected the corpus's tokenizer, found none that loads: {reason}; prepare it anew"
+        ) from None
+    if len(tokenizer) != corpus.vocab_size:
+        raise UserError(
+            f"corpus {corpus.path}: its tokenizer has {len(tokenizer)} pieces, its manifest says {corpus.vocab_size}; prepare it anew"
+        )
+    return tokenizer
 
 
 class Blocks:

@@ -161,6 +161,9 @@ def link_files(partial: Path, previous: "Checkpoint", stems: set[str]) -> dict[s
     return {name: previous.files[name] for name in names}
 
 
+_WAY_OUT = "give another step-N, or copy this one anew from where it is whole"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint. Tensors are mapped from the files, not held."""
@@ -178,20 +181,20 @@ class Checkpoint:
         except (FileNotFoundError, NotADirectoryError):
             if not path.is_dir():
                 raise UserError(f"checkpoint {path}: no such folder; give RUN/checkpoints/step-N") from None
-            raise UserError(f"checkpoint {path}: complete.json is missing, so the checkpoint was not finished") from None
+            raise UserError(f"checkpoint {path}: complete.json is missing, so the checkpoint was not finished; {_WAY_OUT}") from None
         except ValueError:
-            raise UserError(f"checkpoint {path}: complete.json is not readable as JSON") from None
+            raise UserError(f"checkpoint {path}: complete.json is not readable as JSON; {_WAY_OUT}") from None
         if not isinstance(files, dict) or "state.json" not in files:
-            raise UserError(f"checkpoint {path}: complete.json does not describe state.json")
+            raise UserError(f"checkpoint {path}: complete.json does not describe state.json; {_WAY_OUT}")
         for name, expected in files.items() if verify else ():
             _verify(path / name, expected)
         state = json.loads((path / "state.json").read_bytes())
         if state.get("format") != FORMAT:
-            raise UserError(f"checkpoint {path}: format {state.get('format')}, this version reads {FORMAT}")
+            raise UserError(f"checkpoint {path}: format {state.get('format')}, this version reads {FORMAT}; use the version that wrote it")
         for stem in {record["file"] for record in state["parameters"].values()}:
             for name in (f"weights-{stem}.safetensors", f"moments-{stem}.safetensors"):
                 if name not in files:
-                    raise UserError(f"checkpoint {path}: complete.json does not describe {name}")
+                    raise UserError(f"checkpoint {path}: complete.json does not describe {name}; {_WAY_OUT}")
         return cls(path, state, files)
 
     def expect_post_training(self) -> None:
@@ -238,22 +241,22 @@ def _verify(path: Path, expected: dict[str, Any]) -> None:
     try:
         size = path.stat().st_size
         if size != expected["size"]:
-            raise UserError(f"checkpoint file {path}: {size} bytes, expected {expected['size']}; it was cut or altered")
+            raise UserError(f"checkpoint file {path}: {size} bytes, expected {expected['size']}; it was cut or altered; {_WAY_OUT}")
         checksum = xxhash.xxh3_128()
         with open(path, "rb") as file:
             while data := file.read(1 << 24):
                 checksum.update(data)
         if checksum.hexdigest() != expected["xxh3"]:
-            raise UserError(f"checkpoint file {path}: its checksum is not the one in complete.json; it was altered")
+            raise UserError(f"checkpoint file {path}: its checksum is not the one in complete.json, so it was altered; {_WAY_OUT}")
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 pass
     except FileNotFoundError:
-        raise UserError(f"checkpoint file {path} is missing") from None
+        raise UserError(f"checkpoint file {path} is missing; {_WAY_OUT}") from None
     except (KeyError, TypeError):
-        raise UserError(f"checkpoint {path.parent}: complete.json does not describe {path.name}") from None
+        raise UserError(f"checkpoint {path.parent}: complete.json does not describe {path.name}; {_WAY_OUT}") from None
     except SafetensorError as error:
-        raise UserError(f"checkpoint file {path}: not a safetensors file: {error}") from None
+        raise UserError(f"checkpoint file {path}: not a safetensors file: {error}; {_WAY_OUT}") from None
 
 
 def checkpoint_paths(run: Path) -> list[Path]:

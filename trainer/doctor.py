@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from data_tools import aside
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError, run_command
-from trainer.blocks import open_blocks
+from trainer import accelerator, run_folder  # noqa: F401  (accelerator: DeepSpeed warns where nobody has chosen)
+from trainer.blocks import corpus_tokenizer, open_blocks
+from trainer.checkpoint import Checkpoint
 from trainer.ds_config import DeepSpeedConfig
+from trainer.installation import installed
 from trainer.launcher import read_hostfile
 from trainer.plan import Plan, begun_config
 from trainer.recipe import Recipe, load_recipe
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--corpus", help="replaces the recipe's")
     parser.add_argument("--seed-model", help="replaces the recipe's")
     parser.add_argument("--output-dir", help="replaces the recipe's")
+    parser.add_argument("--init-from", type=Path, metavar="CHECKPOINT", help="the weights to begin from, as for xpt.py")
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="change a recipe entry, as for xpt.py")
     parser.add_argument("--master-port", type=int, default=29500, help="as given to `deepspeed --master_port`")
     arguments = parser.parse_args()
@@ -72,12 +75,13 @@ def main() -> None:
     config = DeepSpeedConfig.load(arguments.ds_config)
     findings = Findings()
     master = address_of(next(iter(slots)))
-    asked = {"master": master, "port": arguments.master_port, "recipe": recipe.as_dict()}
+    init_from = str(arguments.init_from) if arguments.init_from else None
+    asked = {"master": master, "port": arguments.master_port, "recipe": recipe.as_dict(), "init_from": init_from}
     hosts = in_parallel(slots, lambda host: ask(host, asked))
     judge_hosts(hosts, slots, findings)
     if len(slots) > 1 and shutil.which("pdsh") is None:
         findings.notes.append("pdsh is not installed here: install it, or give deepspeed another --launcher")
-    judge_recipe(recipe, config, hosts, slots, findings)
+    judge_recipe(recipe, config, hosts, slots, arguments.init_from, findings)
     print(table(hosts, slots))
     reached = {host: facts for host, facts in hosts.items() if "problem" not in facts}
     if len(reached) == len(slots):
@@ -172,8 +176,9 @@ def judge_hosts(hosts: dict[str, dict[str, Any]], slots: dict[str, int], finding
         if "problem" in facts:
             findings.check(False, host, facts["problem"], facts["remedy"])
     reference = next(iter(good), "")
+    versions = [key for key in installed() if key != "code"]
     for host, facts in good.items():
-        for key in ("python", "torch", "deepspeed", "transformers", "numpy"):
+        for key in versions:
             same = good[reference][key]
             findings.check(facts[key] == same, host, f"{key} {facts[key]}, {same} on {reference}", "install the same versions everywhere")
         same = good[reference]["code"]
@@ -216,11 +221,15 @@ def judge_hosts(hosts: dict[str, dict[str, Any]], slots: dict[str, int], finding
 
 
 def judge_recipe(
-    recipe: Recipe, config: DeepSpeedConfig, hosts: dict[str, dict[str, Any]], slots: dict[str, int], findings: Findings
-) -> None:
-    """Does the global batch divide, is this the expected number of ranks, is there text enough, and room for their state and for the
-    checkpoints?"""
+    recipe: Recipe, config: DeepSpeedConfig, hosts: dict[str, dict[str, Any]], slots: dict[str, int], init_from: Path | None,
+    findings: Findings,
+) -> None:  # fmt: skip
+    """Does the global batch divide, is this the expected number of ranks, do the GPUs have the precision, is there text enough, do the
+    weights to begin from fit, and is there room for the state and for the checkpoints?"""
     world_size = sum(slots.values())
+    for host, facts in hosts.items() if config.dtype == torch.bfloat16 else ():
+        emulated = facts.get("without_bf16", [])
+        findings.check(not emulated, host, f"bf16 only by emulation on {emulated}", "take --ds-config ds_configs/zero2_fp16.json")
     try:
         accumulation = config.accumulation(recipe.global_batch_size, world_size)
         findings.notes.append(
@@ -228,9 +237,12 @@ def judge_recipe(
         )
         if all(facts.get("corpus") and not facts["seed_problem"] for facts in hosts.values()):
             corpus = Corpus.open(recipe.corpus)
-            tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir, trust_remote_code=False)
+            tokenizer = corpus_tokenizer(corpus)
             open_blocks(recipe, corpus, tokenizer)
-            plan = Plan.of(recipe, tokenizer, begun_config(recipe))
+            begun = begun_config(recipe)
+            plan = Plan.of(recipe, tokenizer, begun)
+            if init_from and begun is None:
+                run_folder.refuse_other_model(recipe, corpus, plan.shapes, Checkpoint.open(init_from))
             judge_room(plan, config, accumulation, hosts, slots, findings)
     except UserError as error:
         findings.failures.append(str(error))

@@ -88,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"ds_config {path}: no such file; ds_configs/ has some") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"ds_config {path}: not JSON: {error}") from None
+        raise UserError(f"ds_config {path}: expected JSON, found: {error}; repair the file") from None
     if not isinstance(settings, dict):
         raise UserError(f"ds_config {path}: expected an object, found {type(settings).__name__}; ds_configs/ has examples")
     return settings

@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument("sentences", nargs="+", metavar="SENTENCE", help="text with <mask> in it")
     arguments = parser.parse_args()
     if arguments.top < 1:
-        raise UserError(f"--top {arguments.top}: expected at least 1")
+        raise UserError(f"--top: expected at least 1, found {arguments.top}; give 1 or more")
 
     import torch
     from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -30,7 +30,9 @@ def main() -> None:
         )
     except Exception as error:  # the library raises whatever the parser of that kind of file raises
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"--model {arguments.model}: expected an exported model with its tokenizer: {reason}") from None
+        raise UserError(
+            f"--model {arguments.model}: expected an exported model with its tokenizer, found: {reason}; give RUN/model"
+        ) from None
     if tokenizer.mask_token is None:
         raise UserError(f"--model {arguments.model}: expected a tokenizer with a mask token, found none; give a model that `xpt.py` made")
     if missing := sorted(loading["missing_keys"]):  # they would be drawn at random, and answer
@@ -39,13 +41,13 @@ def main() -> None:
     limit = length_limit(model, tokenizer)
     for sentence in arguments.sentences:
         if has_lone_surrogate(sentence):  # what Python makes of bytes that are not UTF-8
-            raise UserError(f"{sentence!r}: expected UTF-8")
+            raise UserError(f"{sentence!r}: expected UTF-8, found other bytes; set the terminal to UTF-8")
         inputs = tokenizer(sentence, return_tensors="pt", return_token_type_ids=False)
         if inputs["input_ids"].shape[1] > limit:
             raise UserError(f"{sentence[:40]!r}...: expected at most {limit} tokens; give a shorter sentence")
         blanks = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
         if not blanks:
-            raise UserError(f"{sentence!r}: expected {tokenizer.mask_token} somewhere in it, found none")
+            raise UserError(f"{sentence!r}: expected {tokenizer.mask_token} somewhere in it, found none; put it where a word is to stand")
         with torch.no_grad():
             probabilities = model(**inputs).logits[0, blanks].float().softmax(-1)  # (blanks, V)
         print(sentence)

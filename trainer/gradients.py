@@ -2,7 +2,7 @@
 
 DeepSpeed reduces after every micro-batch in the precision of the weights: with A micro-batches A times the traffic, and in bf16 a sum over
 ranks that is rounded to 8 bits. Here every micro-batch is added to an fp32 buffer, and once a step each rank gets the sum of its partition:
-as many bytes as one all-reduce in bf16, and the same numbers in the same order wherever a sample was computed. It costs a whole fp32
+as many bytes as one all-reduce in bf16, and added in the same order in every run of as many ranks. It costs a whole fp32
 gradient on every rank. Ranks of one host read each other's buffer in shared memory.
 """
 

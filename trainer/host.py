@@ -22,10 +22,11 @@ from trainer.surgery import check_ingredients, load_seed_config
 
 
 def facts(asked: dict[str, Any]) -> dict[str, Any]:
-    """asked: `master`, the first host's address; `port`, which rank 0 will listen at; `recipe`."""
+    """asked: `master`, the first host's address; `port`, which rank 0 will listen at; `recipe`; `init_from`, the checkpoint that the run
+    begins from, or None."""
     import torch  # takes seconds, and may be what is broken
 
-    from trainer.accelerator import gpu_devices
+    from trainer.accelerator import gpu_devices, has_bf16
 
     recipe = Recipe.model_validate(asked["recipe"])
     place = nearest_folder(recipe.output_dir)
@@ -33,6 +34,9 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         **installed(), "gpu_devices": gpu_devices(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "without_bf16": [
+            torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()) if not has_bf16(torch.device("cuda", index))
+        ],
         "cores": len(os.sched_getaffinity(0)), "memory": available_memory(), "address": address, "interface": interface_of(address),
         "infiniband": any(name.startswith("ib") for _, name in socket.if_nameindex()),
         "port_free": port_is_free(asked["port"]) if address == asked["master"] else None,
@@ -43,7 +47,7 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     try:
         if begun_config(recipe) is None:  # else it needs no seed any more
-            if address == asked["master"]:  # surgery is rank 0's
+            if address == asked["master"] and not asked["init_from"]:  # surgery is rank 0's
                 check_ingredients(recipe.seed_model, recipe.surgery)
             else:
                 load_seed_config(recipe.seed_model)
@@ -57,7 +61,7 @@ def facts(asked: dict[str, Any]) -> dict[str, Any]:
         return found
     try:
         run_folder.refuse_file(recipe.output_dir)
-        run_folder.find(recipe, corpus, "auto", None)
+        run_folder.find(recipe, corpus, "auto", asked["init_from"] and Path(asked["init_from"]))
     except UserError as error:
         found["run_problem"] = str(error)
     return found

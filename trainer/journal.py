@@ -32,7 +32,6 @@ class Journal:
         if not self._main:
             return
         self._log = MetricsLog(run, step, self.say if patient else None)
-        self._seen = {row["step"] for row in self._log.kept}
         self._bar = tqdm(
             total=total_steps * tokens_per_step, initial=step * tokens_per_step, unit="tok", unit_scale=True, dynamic_ncols=True,
             disable=not sys.stderr.isatty(), smoothing=0.05,
@@ -51,10 +50,9 @@ class Journal:
             self._bar.update(tokens)
 
     def record(self, row: dict[str, Any]) -> None:
-        """Write the row of `row["step"]`; a step that stands already is not written again."""
-        if not self._main or row["step"] in self._seen:
+        """Write the row of a step that has none yet."""
+        if not self._main:
             return
-        self._seen.add(row["step"])
         self._log.write(row)
         curves = {tag: row[key] for key, tag in _TAGS.items() if row.get(key) is not None}
         self._log.draw(curves, row["step"], flush="valid_loss" in row)

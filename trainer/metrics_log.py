@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from data_tools import aside
+from data_tools.errors import UserError
 
 
 class MetricsLog:
@@ -92,12 +93,15 @@ def cut_off(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; none when there is no file; a last line that was cut short is left out."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
+    """Rows of a metrics.jsonl; none when there is no file; a last line that was cut short is left out. Raises UserError for any other
+    line that is no row."""
+    rows: list[dict[str, Any]] = []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number == len(lines):  # cut short; of a whole file nothing stands after the last line's end
                 break
+            raise UserError(f"{path}, line {number}: expected JSON, found {line[:40]!r}; repair or remove the line") from None
     return rows

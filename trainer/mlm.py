@@ -71,11 +71,11 @@ class MaskedLanguageModel(nn.Module):
         return hidden
 
     def loss(self, batch: MaskedBatch, device: torch.device) -> torch.Tensor:
-        """`forward` on a batch that may still lie on the host."""
+        """`forward` on a batch that may still lie on the host. Raises RunError for a token that the vocabulary does not have."""
+        for tokens in (batch.input_ids, batch.labels):  # an IndexError, or on a GPU the end of the process, would name no corpus
+            check_tokens(tokens, self.model.config.vocab_size)
         given: tuple[Any, ...] = (batch.input_ids, batch.selected, batch.labels, batch.segments)
         if device.type == "cuda":  # from pinned memory the copy waits for nobody; not run on a GPU
-            for tokens in (batch.input_ids, batch.labels):  # a kernel there would end the process, and name no corpus
-                check_tokens(tokens, self.model.config.vocab_size)
             given = tuple(None if tensor is None else tensor.pin_memory().to(device, non_blocking=True) for tensor in given)
         return self(*given)
 

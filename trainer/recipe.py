@@ -29,12 +29,13 @@ class _Settings(BaseModel):
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML would take the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} appears twice", node.value[number][0].start_mark)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)  # before `<<` puts another mapping's keys among its own, of which its own count
+        keys = [(key.tag, key.value) for key, _ in node.value]
+        for number, (tag, value) in enumerate(keys):
+            if (tag, value) in keys[:number]:
+                raise yaml.composer.ComposerError(None, None, f"{value} appears twice", node.value[number][0].start_mark)
+        return node
 
 
 def read_yaml(path: Path) -> Any:
@@ -241,9 +242,9 @@ def load_recipe(path: Path, overrides: list[str], **replaced: Any) -> Recipe:
     except FileNotFoundError:
         raise UserError(f"recipe {path}: no such file; recipes lie in recipes/") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"recipe {path}: not a YAML file: {error}") from None
+        raise UserError(f"recipe {path}: expected YAML, found: {error}; repair the file") from None
     if not isinstance(settings, dict):
-        raise UserError(f"recipe {path}: expected `key: value` lines, found {type(settings).__name__}")
+        raise UserError(f"recipe {path}: expected `key: value` lines, found {type(settings).__name__}; see recipes/paper.yaml")
     for override in overrides:
         _apply(settings, override)
     settings.update({key: value for key, value in replaced.items() if value is not None})
@@ -279,13 +280,18 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     try:
         for name in parents:
-            place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+            if not isinstance(place, list):
+                if place.get(name) is None:  # not there, or there with nothing after its colon
+                    place[name] = {}
+                place = place[name]
+            else:
+                place = place[int(name)]
         if isinstance(place, list):
             place[int(last)] = value
         else:
             place[last] = value
     except (ValueError, IndexError, TypeError, AttributeError):
-        raise UserError(f"--set {override}: the recipe has no entry {key}") from None
+        raise UserError(f"--set {override}: the recipe has no entry {key}; give one of those that recipe.yaml of a run shows") from None
 
 
 def _plain_number(value: Any) -> Any:

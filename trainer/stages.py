@@ -32,10 +32,12 @@ class Parts:
             encoder = [name for layer in self.layers for name in layer]
             choices = {"embeddings": self.embeddings, "itl": self.itl, "encoder": encoder, "head": self.head}
             if part != "all" and part not in choices:
-                raise UserError(f"stage {stage!r}: train names {part!r}; expected one of {PARTS}")
+                raise UserError(f"stage {stage!r}: train names {part!r}; expected one of {PARTS}; name one")
             found = [name for names in choices.values() for name in names] if part == "all" else list(choices[part])
         if not found:
-            raise UserError(f"stage {stage!r}: train names {part!r}, of which this model has nothing ({len(self.layers)} encoder layers)")
+            raise UserError(
+                f"stage {stage!r}: train names {part!r}, of which this model has nothing ({len(self.layers)} encoder layers); leave it out"
+            )
         return found
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from data_tools.errors import RunError
-from trainer.checkpoint import Checkpoint, link_files, prune, seal, settle, write_alone, write_entries
+from trainer.checkpoint import Checkpoint, flush, link_files, prune, seal, settle, write_alone, write_entries
 from trainer.engine import StageEngine
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe
@@ -124,8 +124,14 @@ class Saver:
             "world_size": self._ranks.world_size, "forward": forward, "parameters": {name: records[name] for name in shapes},
         }  # fmt: skip
         self.last = Checkpoint(partial, content, {name: info for _, _, files in shares for name, info in files.items()} | linked)
-        self._thread = threading.Thread(target=lambda: self._attempt(lambda: settle(unsettled)))
+        self._thread = threading.Thread(target=lambda: self._attempt(lambda: self._settle(unsettled)))
         self._thread.start()
+
+    def _settle(self, unsettled: list[BinaryIO]) -> None:
+        settle(unsettled)
+        metrics = self._run / "metrics.jsonl"
+        if self._ranks.is_main and metrics.exists():  # its rows up to this step: a run that goes on from here does not write them again
+            flush(metrics)
 
     def finish(self) -> None:
         """Seal the checkpoint under way, if there is one. Raises as `save` does.

@@ -38,7 +38,9 @@ def load_seed_config(seed_model: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(locate_model(seed_model), trust_remote_code=False)
     except Exception as error:  # what a damaged file makes of transformers is anyone's guess
-        raise UserError(f"seed_model {seed_model}: expected a folder or hub id with a config.json: {first_line(error)}") from None
+        raise UserError(
+            f"seed_model {seed_model}: expected a folder or hub id with a config.json, found: {first_line(error)}; give one"
+        ) from None
     architecture = architecture_of(config, f"seed_model {seed_model}")
     for wrong, found in (
         (config.is_decoder, "is_decoder true"),
@@ -46,7 +48,7 @@ def load_seed_config(seed_model: str) -> PretrainedConfig:
         (architecture.model_type == "roberta" and config.pad_token_id is None, "no pad_token_id, from which RoBERTa counts positions"),
     ):
         if wrong:
-            raise UserError(f"seed_model {seed_model}: its config.json has {found}; XPT needs an encoder with absolute positions")
+            raise UserError(f"seed_model {seed_model}: its config.json has {found}; give an encoder with absolute positions")
     return config
 
 
@@ -71,7 +73,7 @@ def xpt_config(seed_config: PretrainedConfig, recipe: Recipe, tokenizer: PreTrai
     first, old_first = architecture.first_position(config), architecture.first_position(seed_config)
     num_positions = seed_config.max_position_embeddings - old_first
     if recipe.sequence_length > num_positions:
-        raise UserError(f"sequence_length {recipe.sequence_length}: the seed model has positions for {num_positions} tokens only")
+        raise UserError(f"sequence_length {recipe.sequence_length}: the seed model has positions for {num_positions} tokens only; lower it")
     config.max_position_embeddings = num_positions + first
     config.architectures = [f"{'Roberta' if architecture.model_type == 'roberta' else 'Bert'}ForMaskedLM"]
     return config
@@ -103,16 +105,20 @@ def load_seed(seed_model: str) -> Seed:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
         raise UserError(
-            f"seed_model {seed_model}: expected a folder or hub id with config, safetensors weights and tokenizer: {first_line(error)}"
+            f"seed_model {seed_model}: expected a folder or hub id with config, safetensors weights and tokenizer, "
+            f"found: {first_line(error)}; give another"
         ) from None
     missing = set(info["missing_keys"])
     lacking = [name for name in missing if name.startswith(architecture.base + ".") and "pooler" not in name]
     if lacking:
-        raise UserError(f"seed_model {seed_model}: its weights lack {len(lacking)} encoder parameters, e.g. {sorted(lacking)[0]}")
+        raise UserError(
+            f"seed_model {seed_model}: its weights lack {len(lacking)} encoder parameters, e.g. {sorted(lacking)[0]}; get it anew"
+        )
     unused = sorted(name for name in info["unexpected_keys"] if ".layer." in name and "pooler" not in name)
     if unused:  # more layers than the configuration says, or layers of another kind
         raise UserError(
-            f"seed_model {seed_model}: {len(unused)} of its encoder's weights have no place in its config.json's model, e.g. {unused[0]}"
+            f"seed_model {seed_model}: {len(unused)} of its encoder's weights have no place in its config.json's model, e.g. {unused[0]}; "
+            "get both from one source, or give another"
         )
     weights = {name: value for name, value in model.state_dict().items() if name not in missing}
     return Seed(seed_model, config, architecture, weights, tokenizer)
@@ -125,22 +131,33 @@ def check_ingredients(seed_model: str, surgery: Surgery) -> None:
     try:
         AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
-        raise UserError(f"seed_model {seed_model}: its tokenizer cannot be loaded ({first_line(error)})") from None
+        raise UserError(
+            f"seed_model {seed_model}: its tokenizer cannot be loaded ({first_line(error)}); get it anew, or give another"
+        ) from None
     names = ("model.safetensors", "model.safetensors.index.json")
     if Path(source).is_dir():
         there = any((Path(source) / name).is_file() for name in names)
         index = Path(source) / names[1]
         if index.is_file() and not (Path(source) / names[0]).is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"seed_model {seed_model}: expected the names of its files of weights in {index.name}, found something else "
+                    f"({type(error).__name__}: {error}); get it anew"
+                ) from None
             lacking = [shard for shard in shards if not (Path(source) / shard).is_file()]
             if lacking:
                 raise UserError(
-                    f"seed_model {seed_model}: {len(lacking)} of the {len(shards)} files of its weights are missing, e.g. {lacking[0]}"
+                    f"seed_model {seed_model}: {len(lacking)} of the {len(shards)} files of its weights are missing, e.g. {lacking[0]}; "
+                    "get it anew"
                 )
     else:
         there = any(isinstance(huggingface_hub.try_to_load_from_cache(source, name), str) for name in names) or _offered(source, names)
     if not there:
-        raise UserError(f"seed_model {seed_model}: no safetensors weights in it, or none that can be had from here")
+        raise UserError(
+            f"seed_model {seed_model}: no safetensors weights in it, or none that can be had from here; give another, or a folder with them"
+        )
     if surgery.embedding_init == "dictionary" and surgery.lexicon:
         read_lexicon(surgery.lexicon)
 

@@ -26,12 +26,12 @@ def one_row(sentence: str, subject: str, object_: str, types: Sequence[str]) -> 
     """
     for flag, word in (("--sentence", sentence), ("--subject", subject), ("--object", object_)):
         if not word:
-            raise UserError(f"{flag}: expected text, found none")
+            raise UserError(f"{flag}: expected text, found none; give some")
         if has_lone_surrogate(word):  # what Python makes of bytes that are not UTF-8
-            raise UserError(f"{flag} {word!r}: expected UTF-8")
+            raise UserError(f"{flag} {word!r}: expected UTF-8, found other bytes; set the terminal to UTF-8")
     for kind in types:
         if kind not in ENTITY_TYPES:
-            raise UserError(f"--types: expected two of {', '.join(ENTITY_TYPES)}, found {kind!r}")
+            raise UserError(f"--types: expected two of {', '.join(ENTITY_TYPES)}, found {kind!r}; give two of them")
     first = _places(sentence, subject, "--subject")
     second = _places(sentence, object_, "--object")
     for start in first:

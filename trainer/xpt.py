@@ -25,7 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from trainer import accelerator  # before DeepSpeed is imported
 
 # isort: split
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from data_tools import lock
@@ -33,7 +33,7 @@ from data_tools.corpus import Corpus
 from data_tools.errors import RunError, UserError
 from trainer import cpu_kernels, lifeline, run_folder, surgery
 from trainer import engine as engines
-from trainer.blocks import Blocks, MaskedBatch, open_blocks, samples_of
+from trainer.blocks import Blocks, MaskedBatch, corpus_tokenizer, open_blocks, samples_of
 from trainer.checkpoint import Checkpoint
 from trainer.ds_config import DeepSpeedConfig
 from trainer.engine import StageEngine
@@ -114,6 +114,7 @@ class Run:
     recipe: Recipe
     config: DeepSpeedConfig
     corpus: Corpus
+    tokenizer: PreTrainedTokenizerBase
     plan: Plan
     train_blocks: Blocks
     valid_blocks: Blocks
@@ -147,11 +148,7 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
     corpus = Corpus.open(recipe.corpus)
     settings = {"recipe": digest_of(recipe.as_dict()), "ds_config": digest_of(config.settings)}
     ranks.agree({**installed(), **settings, "corpus": corpus.fingerprint, "the corpus's data": corpus.sample_digest()})
-    tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir, trust_remote_code=False)
-    if len(tokenizer) != corpus.vocab_size:
-        raise UserError(
-            f"corpus {recipe.corpus}: its tokenizer has {len(tokenizer)} pieces, its manifest says {corpus.vocab_size}; prepare it anew"
-        )
+    tokenizer = corpus_tokenizer(corpus)
     begun = next(filter(None, ranks.gather(begun_config(recipe))), None)
     planned = Plan.of(recipe, tokenizer, begun)
     train, valid = open_blocks(recipe, corpus, tokenizer)
@@ -165,7 +162,7 @@ def open_run(recipe: Recipe, config: DeepSpeedConfig, ranks: Ranks) -> Run:
         )
     tokens = config.micro_batch * recipe.sequence_length
     peak = peak_flops(ranks.device, config.dtype, tokens, planned.model_config.hidden_size, planned.model_config.intermediate_size)
-    return Run(recipe, config, corpus, planned, train, valid, validation, accumulation, sum(ranks.sum(peak)))
+    return Run(recipe, config, corpus, tokenizer, planned, train, valid, validation, accumulation, sum(ranks.sum(peak)))
 
 
 def check_start(run: Run, resume: str, init_from: Path | None) -> None:
@@ -196,8 +193,7 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
             run_folder.claim(run.recipe)
             return str(save_weights(run.folder, run.recipe, run.corpus_identity, source))
         print(f"surgery on {run.recipe.seed_model} ({run.recipe.surgery.embedding_init} embeddings) ...", flush=True)
-        tokenizer = AutoTokenizer.from_pretrained(run.corpus.tokenizer_dir, trust_remote_code=False)
-        model, report = surgery.operate(surgery.load_seed(run.recipe.seed_model), run.recipe, tokenizer, run.corpus)
+        model, report = surgery.operate(surgery.load_seed(run.recipe.seed_model), run.recipe, run.tokenizer, run.corpus)
         run_folder.claim(run.recipe)
         rounded: Any = copy.deepcopy(model.eval())
         rounded.to(run.config.dtype)  # as the engine will have it
@@ -268,6 +264,7 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
         batches, num_selected, signal, saved = draw(run, ranks, state.batch, stop, saver)
         if saved:
             saver.finish()
+            speed.restart()
         if signal:
             end_on_signal(signal, run, journal, state, saver, engine)
         rate = learning_rate(stage, state.step - stage_start)
@@ -277,6 +274,8 @@ def train_stage(run: Run, ranks: Ranks, journal: Journal, state: TrainState, sav
         state.tokens += run.tokens_per_step
         if engine.skipped:
             skipped += 1
+            engine.traffic.take()
+            speed.restart()
             tell_skipped(skipped, run, journal, state, saver)
             continue
         skipped = 0
@@ -389,12 +388,14 @@ def check_forward(run: Run, ranks: Ranks, engine: StageEngine, checkpoint: Check
     if ranks.sum(float(not close))[0]:
         raise RunError(
             f"checkpoint {checkpoint.path}: the loss of its weights on the first validation blocks is {now.get('loss_sum', np.nan):.6g}, "
-            f"and was {before['loss_sum']:.6g} when saved: a parameter went astray, or the libraries compute otherwise than they did"
+            f"and was {before['loss_sum']:.6g} when saved: a parameter went astray, or the libraries compute otherwise than they did; "
+            "take the versions that it was made with, or remove it to go on from the one before"
         )
 
 
 class Speed:
-    """Tokens per second and model FLOPs utilisation since the last row, validation and saving left out."""
+    """Tokens per second and model FLOPs utilisation since the last row; since later, where something else than steps came between:
+    validation, saving, a skipped step."""
 
     def __init__(self, run: Run, stage: int) -> None:
         self._flops, self._peak, self._tokens_per_step = run.plan.flops_per_token(stage), run.peak, run.tokens_per_step
