@@ -10,7 +10,6 @@ is left of it. Prints a JSON line for each N.
 import argparse
 import contextlib
 import json
-import lzma
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import time
 from pathlib import Path
 
 import psutil
+
+from data_tools.compression import open_decompressed
 
 
 def memory_of(process: psutil.Process) -> int:
@@ -58,15 +59,14 @@ def main() -> None:
     arguments = parser.parse_args()
     words = arguments.prepare[1:]
     place = words.index("--input") + 1
-    opener = lzma.open if words[place].endswith(".xz") else open
     Path("runs").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir="runs") as name:
         for count in arguments.repeat:
             text = Path(name) / "text.txt"
             with open(text, "wb") as out:
                 for _ in range(count):
-                    with opener(words[place], "rb") as source:
-                        shutil.copyfileobj(source, out)
+                    with open(words[place], "rb") as source:
+                        shutil.copyfileobj(open_decompressed(source), out)
                     out.write(b"\n\n")
             megabytes = text.stat().st_size / 1e6
             row = measure([*words[:place], str(text), *words[place + 1 :]], Path(name) / f"corpus-{count}")

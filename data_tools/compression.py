@@ -40,24 +40,31 @@ class _Streams(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Raises EOFError where a stream breaks off, LZMAError or OSError where there is something other than a stream."""
+        """Fills the whole buffer, over the ends of streams, so that the first read shows the beginning of the file however short its first
+        stream is. Raises EOFError where a stream breaks off, LZMAError or OSError where there is something other than a stream."""
+        filled = 0
+        while filled < len(buffer) and (found := self._read(len(buffer) - filled)):
+            buffer[filled : filled + len(found)] = found
+            filled += len(found)
+        return filled
+
+    def _read(self, most: int) -> bytes:
         while True:
             if self._decompressor is None:
                 self._data = self._data.lstrip(b"\0")
                 if not self._data and not self._more():
-                    return 0
+                    return b""
                 if self._data.lstrip(b"\0"):
                     self._decompressor = self._new()
                 continue
             if self._decompressor.needs_input and not self._data and not self._more():
                 raise EOFError("the end of a compressed stream is missing")
-            found = self._decompressor.decompress(self._data, len(buffer))
+            found: bytes = self._decompressor.decompress(self._data, most)
             self._data = b""
             if self._decompressor.eof:
                 self._data, self._decompressor = self._decompressor.unused_data, None
             if found:
-                buffer[: len(found)] = found
-                return len(found)
+                return found
 
     def _more(self) -> bool:
         self._data = self._raw.read(BUFFER_BYTES)

@@ -7,8 +7,9 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 GIVEN = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
 """What is wrong with a path that the user gave, rather than with the disk."""
@@ -30,6 +31,16 @@ def first_line(error: Exception) -> str:
 def wrong_path(error: OSError) -> str | None:
     """What to say about a path that was given and cannot be used; None when something else is wrong."""
     return f"{error.filename}: {error.strerror}; name another path" if error.filename and error.errno in GIVEN else None
+
+
+@contextmanager
+def naming(place: Path) -> Iterator[None]:
+    """An error that names no file, such as that of a full disk, names this place."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(place)
+        raise
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -56,5 +67,7 @@ def run_command(main: Callable[[], None]) -> None:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         given = wrong_path(error)
-        print(f"error: {given}" if given else f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        broken = f"{error.filename or 'writing'}: {error.strerror}" + ("; make room, then give the command again" if full else "")
+        print(f"error: {given or broken}", file=sys.stderr)
         sys.exit(2 if given else 1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_tools.corpus import SPLITS, Corpus
 from data_tools.errors import UserError, first_line
+from data_tools.mmididx import IndexedDataset
 from data_tools.packages import locate_model
 from data_tools.vocabulary import UNKNOWN_ID, load_processor
 
@@ -58,7 +59,7 @@ class Findings:
         processor = load_processor(corpus.tokenizer_dir)
         is_byte = np.array([processor.is_byte(piece) for piece in range(corpus.vocab_size)])
         datasets = {name: corpus.split(name) for name in SPLITS}
-        used = {name: _used_ids(dataset.tokens, corpus.vocab_size) for name, dataset in datasets.items()}
+        used = {name: _used_ids(dataset, corpus.vocab_size) for name, dataset in datasets.items()}
         samples = {}
         for name, dataset in datasets.items():
             items = sorted(random.Random(seed).sample(range(len(dataset)), min(num_samples, len(dataset))))
@@ -75,10 +76,14 @@ class Findings:
         )
 
 
-def _used_ids(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+def _used_ids(dataset: IndexedDataset, vocab_size: int) -> np.ndarray:
+    """How often each id stands there; (vocab_size,). Raises UserError for one that the vocabulary does not have."""
     counts = np.zeros(vocab_size, np.int64)
-    for start in range(0, len(tokens), 1 << 22):
-        counts += np.bincount(tokens[start : start + (1 << 22)], minlength=vocab_size)
+    for start in range(0, len(dataset.tokens), 1 << 22):
+        tokens = dataset.tokens[start : start + (1 << 22)]
+        if not 0 <= int(tokens.min()) <= (largest := int(tokens.max())) < vocab_size:
+            raise UserError(f"{dataset.path}: expected ids of {vocab_size} pieces, found {largest}: damaged; prepare the corpus anew")
+        counts += np.bincount(tokens, minlength=vocab_size)
     return counts
 
 

@@ -10,9 +10,10 @@ killed, the same command goes on after the last step that it finished. On hosts 
 
 import argparse
 import shutil
+import signal
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from data_tools import lock
 from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences, tell_found
 from data_tools.digest import sha256_of
 from data_tools.encoding import Block, encode_block
-from data_tools.errors import UserError, run_command
+from data_tools.errors import UserError, naming, run_command
 from data_tools.mmididx import write_dataset
 from data_tools.options import (
     VOCABULARY_DEFAULTS,
@@ -98,7 +99,14 @@ def prepare(options: argparse.Namespace) -> None:
     finished = is_already_there(output_dir, settings)
     if not finished or work.path.exists():  # left by a run that was killed at its very end, or by another process
         lock.hold(work.path)
-    if finished or is_already_there(output_dir, settings):
+        try:
+            finished = finished or is_already_there(output_dir, settings)
+        except UserError:  # another process made another corpus there meanwhile
+            lock.release(work.path)
+            with suppress(OSError):
+                work.path.rmdir()
+            raise
+    if finished:
         print(f"{output_dir}: a corpus of these inputs and settings is already there; nothing to do")
         remove_work(work)
         return
@@ -241,7 +249,10 @@ def main() -> None:
     """The command."""
     with mpi_workers() as is_first:
         if is_first:
-            prepare(parse_arguments())
+            options = parse_arguments()
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go; finished steps stay
+            with naming(options.output_dir):
+                prepare(options)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def list_files(paths: list[Path], besides: Path | None = None) -> list[Path]:
             if not found:
                 raise UserError(f"--input {path}: expected text files, found a directory without files; name another")
             files += sorted(found, key=lambda file: file.relative_to(path).as_posix())
+        elif path.exists():
+            raise UserError(f"--input {path}: expected a file or a directory, found a pipe or a device; write it to a file first")
         else:
             raise UserError(f"--input {path}: expected a file or a directory, found nothing there; check the path")
     return files
@@ -107,9 +109,9 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
         except DAMAGES as error:
             raise UserError(f"{path}: expected a whole compressed file, found it cut short or damaged ({error}); fetch it again") from error
         except UnicodeDecodeError as error:
-            found = error.object[error.start]
             raise UserError(
-                f"{path}: expected UTF-8 text (or a MediaWiki dump), found the byte 0x{found:02x}; convert the file or leave it out"
+                f"{_place_of_bad_bytes(path)}: expected UTF-8 text (or a MediaWiki dump), found the bytes "
+                f"0x{error.object[error.start : error.end + 1].hex()}; convert the file or leave it out"
             ) from error
         except ElementTree.ParseError as error:
             raise UserError(f"{path}: expected well-formed XML to the end, found: {error}; the dump is cut short or damaged") from error
@@ -119,6 +121,17 @@ def read_documents(path: Path, start: int = 0) -> Iterator[Document]:
             ) from error
         except OSError as error:  # bz2 reports damage like this
             raise UserError(f"{path}: cannot be read to the end: {error}; fetch it again or leave it out") from error
+
+
+def _place_of_bad_bytes(path: Path) -> str:
+    """The first line that is not UTF-8; the file alone where there is none (UTF-16)."""
+    with open(path, "rb") as raw:
+        for number, line in enumerate(open_decompressed(raw), 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"{path}, line {number}"
+    return str(path)
 
 
 def _parse(stream: io.BufferedReader, head: bytes, path: Path) -> Iterator[Document]:

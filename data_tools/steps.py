@@ -6,17 +6,19 @@ python -m data_tools.prepare --input sentences.txt --splitter lines --tokenizer 
 """
 
 import argparse
-import os
+import shutil
 import signal
+import sys
 import tempfile
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 
-from data_tools.aside import replacing
 from data_tools.collecting import describe_sentences, list_inputs, sample_sentences, spool_sentences, tell_found
-from data_tools.errors import UserError, run_command
+from data_tools.errors import UserError, naming, run_command
 from data_tools.options import add_input, add_seed, add_sentences, add_vocabulary, check_values, fill_vocabulary, new_parser
+from data_tools.sources import MAX_PARAGRAPHS
 from data_tools.splits import TRAIN
 from data_tools.spool import Spool
 from data_tools.vocabulary import FILES, export_tokenizer, train_vocabulary
@@ -34,19 +36,34 @@ def collect(options: argparse.Namespace, folder: Path) -> Spool:
 
 def write_sentences(options: argparse.Namespace) -> None:
     """`sentences`: text that prepare reads again with --splitter lines."""
+    target = options.output.resolve()  # of a link the file that it leads to
     if options.output.is_dir():
         raise UserError(f"--output {options.output}: expected a file to write, found a folder; name a file in it")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".work-") as folder:
+    for flag, names in (("--input", options.input), ("--exclude", options.exclude)):
+        if any(target == Path(name).resolve() for name in names):
+            raise UserError(f"--output {options.output}: expected a file of its own, found that of {flag}; name another")
+    is_stream = options.output.exists() and not options.output.is_file()  # /dev/stdout, a pipe: only sentences go there
+    if not is_stream:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        redirect_stdout(sys.stderr) if is_stream else nullcontext(),
+        tempfile.TemporaryDirectory(dir=None if is_stream else target.parent, prefix=".work-") as folder,
+    ):
         spool = collect(options, Path(folder))
-        with replacing(options.output) as path, open(path, "w", encoding="utf-8") as output:
+        longest = int(spool.num_sentences.max())
+        if longest >= MAX_PARAGRAPHS:
+            print(f"notice: a document has {longest:,} sentences; read again from {options.output} it is several: give prepare the inputs")
+        path = options.output if is_stream else Path(folder) / "output.txt"
+        with open(path, "w", encoding="utf-8") as output:
             for offset, documents in spool.blocks():
                 sentences = iter(spool.read(offset, documents))
                 for count in spool.num_sentences[documents].tolist():
                     if count:
                         output.writelines(f"{next(sentences)}\n" for _ in range(count))
                         output.write("\n")
-    print(options.output)
+        if not is_stream:
+            path.replace(target)
+        print(options.output)
 
 
 def write_tokenizer(options: argparse.Namespace) -> None:
@@ -62,7 +79,7 @@ def write_tokenizer(options: argparse.Namespace) -> None:
         export_tokenizer(model, Path(folder) / "tokenizer")
         options.output_dir.mkdir(exist_ok=True)
         for name in FILES:
-            os.replace(Path(folder) / "tokenizer" / name, options.output_dir / name)
+            shutil.move(Path(folder) / "tokenizer" / name, options.output_dir / name)  # which may be a disk of its own
     print(options.output_dir)
 
 
@@ -84,7 +101,9 @@ def main() -> None:
             options = parser.parse_args()
             check_values(options)
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind beside the output
-            (write_sentences if options.step == "sentences" else write_tokenizer)(options)
+            is_text = options.step == "sentences"
+            with naming(options.output if is_text else options.output_dir):
+                (write_sentences if is_text else write_tokenizer)(options)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ _OPAQUE_ENDS["!--"] = re.compile("-->")
 _AS_ENTITIES = {ord(char): f"&#{ord(char)};" for char in "[]{}|<>'=*#:;_~-/!"}
 
 _SIMPLE_LINK = re.compile(r"\[\[(?:[^\[\]{}<>|\n:]*\|([^\[\]{}<>|\n]+)|([^\[\]{}<>|\n:]+))\]\]")
+# What begins a line only since its link is unwrapped is no list item or row: [[!!!]], [[a|#b]]. [[:a]] is the link's own.
+_SIGN_IN_LINK = re.compile(r"^(\[\[(?:[^\[\]{}<>|\n:]*\|)?)([*#;!=-])", re.MULTILINE)
 _NESTING = re.compile(r"\{\{+|\}\}+|\[\[|\]\]+|\n|</?table\b[^<>]*>", re.IGNORECASE)
 _TARGET = re.compile(r"[^\[\]{}<>|\n]{0,1000}")
 # [[de:Fluss]]: the codes of Wikipedia's languages; any other short word may begin an article's name ([[re:Zero]]).
@@ -129,6 +131,7 @@ _CUT = "\0"
 def to_paragraphs(markup: str, namespaces: Namespaces = DEFAULT_NAMESPACES) -> str:
     """The prose of a page, one paragraph a line. Raises whatever the parser does on a page it cannot read; the caller counts those."""
     text = _cut_opaque(markup)
+    text = _SIGN_IN_LINK.sub(lambda found: f"{found[1]}&#{ord(found[2])};", text)
     text = _SIMPLE_LINK.sub(r"\1\2", text)
     text = _cut_nesting(text, namespaces)
     if "{|" in text:

@@ -3,6 +3,7 @@ next start after a kill reuses it."""
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ class Work:
         self.path = path
 
     def finished(self, step: str, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """The facts that the step ended with, if it was finished here before with these settings and this very code; else None, and its
-        folder is empty now."""
+        """The facts that the step ended with, if it was finished here before with these settings and this very code, and its files are as
+        long as they were; else None, and its folder is empty now."""
         try:
             record = json.loads((self.path / f"{step}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             record = None
-        if record and record["settings"] == _normal(settings) and record["code"] == _code_sha256():
+        if (
+            record and record["settings"] == _normal(settings) and record["code"] == _code_sha256()
+            and record["files"] == self._sizes(step)
+        ):  # fmt: skip
             return record["facts"]
         (self.path / f"{step}.json").unlink(missing_ok=True)
         shutil.rmtree(self.path / step, ignore_errors=True)
@@ -31,10 +35,20 @@ class Work:
         return None
 
     def finish(self, step: str, settings: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-        """Record that the step has written everything. Returns the facts."""
-        record = {"settings": settings, "code": _code_sha256(), "facts": facts}
+        """Record that the step has written everything, once that is on the disk: a host that fails later takes nothing of it back. Returns
+        the facts."""
+        sizes = self._sizes(step)
+        for name in sizes:
+            with open(self.path / step / name, "rb") as file:
+                os.fsync(file.fileno())
+        record = {"settings": settings, "code": _code_sha256(), "facts": facts, "files": sizes}
         aside.write_text(self.path / f"{step}.json", json.dumps(record))
         return facts
+
+    def _sizes(self, step: str) -> dict[str, int]:
+        """Bytes of each file in the step's folder."""
+        folder = self.path / step
+        return {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def _normal(settings: dict[str, Any]) -> Any:

@@ -25,12 +25,23 @@ def end_of(program: str, **environment: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     "path, status, message",
-    [("/dev/full", 1, "No space left on device"), ("README.md/x", 2, "README.md/x: cannot be written"), ("/dev/null", 0, "")],
+    [
+        ("/dev/full", 1, "No space left on device; make room, then give the command again"),
+        ("README.md/x", 2, "README.md/x: cannot be written"),
+        ("/dev/null", 0, ""),
+    ],
 )
 def test_a_full_disk_is_no_mistake_of_the_users_and_a_wrong_place_is(path: str, status: int, message: str) -> None:
     found, said = end_of(FULL.format(path=path))
     assert (found, "Traceback" in said) == (status, False) and message in said, said
     assert said.count("error:") == (status > 0)
+
+
+def test_a_full_disk_has_the_name_of_what_was_being_made() -> None:
+    program = "from pathlib import Path; from data_tools.errors import naming, run_command\ndef main():\n"
+    program += " with naming(Path('corpus')), open('/dev/full', 'wb') as file: file.write(bytes(99))\nrun_command(main)"
+    found, said = end_of(program)
+    assert found == 1 and said == "error: corpus: No space left on device; make room, then give the command again\n"
 
 
 def test_of_a_link_what_it_leads_to_is_written(tmp_path: Path) -> None:

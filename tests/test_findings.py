@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from data_tools.corpus import Corpus
+from data_tools.errors import UserError
 from data_tools.findings import Findings
 from data_tools.page import render
 from data_tools.vocabulary import load_processor
@@ -26,6 +28,11 @@ def test_the_findings_are_recounted(corpus_dir: Path, tmp_path: Path) -> None:
     words = sum(len(text.split()) for text in texts)
     other = sum(len(load_processor(corpus_dir / "tokenizer").encode(text)) for text in texts)
     assert [f.tokens_per_word for f in findings.fertility] == pytest.approx([len(dataset.tokens) / words, other / words])
+    tokens = np.memmap(tmp_path / "c" / "valid.bin", np.uint16, "r+")
+    tokens[7] = 460
+    tokens.flush()
+    with pytest.raises(UserError, match=r"c.valid\.bin: expected ids of 460 pieces, found 460: damaged; prepare the corpus anew"):
+        Findings.of(corpus)
     assert sum(count for _, count in findings.histogram) == len(dataset)
     assert dict(findings.histogram)["10-14"] == ((dataset.sizes >= 10) & (dataset.sizes < 15)).sum()
     page = render(findings)

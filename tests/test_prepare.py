@@ -331,6 +331,13 @@ def test_the_steps_one_by_one_make_the_same_corpus(corpus_dir: Path, text_file: 
     assert sorted(path.name for path in (tmp_path / "t").iterdir()) == sorted(FILES)
     lines = ("--input", tmp_path / "new" / "sentences", "--splitter", "lines", "--tokenizer", corpus_dir / "tokenizer", "--workers", 1)
     run(*lines, "--output-dir", tmp_path / "c")
+    given = (tmp_path / "new" / "sentences").read_bytes()
+    for own in (("--input", "sentences"), ("--input", text_file, "--exclude", "sentences")):
+        words = [sys.executable, "-m", "data_tools.steps", "sentences", *map(str, own), "--output", "./sentences"]
+        done = subprocess.run(words, cwd=tmp_path / "new", capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and f"found that of {own[-2]}; name another" in done.stderr, done.stderr
+    assert (tmp_path / "new" / "sentences").read_bytes() == given
+    assert launch("data_tools.steps", "sentences", "--input", text_file, "--output", "/dev/stdout").encode() == given  # a pipe
     outputs = [Corpus.open(folder).manifest["outputs"] for folder in (tmp_path / "c", corpus_dir)]
     assert outputs[0] == outputs[1] and sorted(path.name for path in tmp_path.iterdir()) == ["c", "new", "t"]
 

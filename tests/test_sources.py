@@ -66,8 +66,11 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
     "bz2": bz2.compress,
     "multistream": lambda data: bz2.compress(data[:100]) + bz2.compress(data[100:]),
+    "multistream that begins with a few bytes": lambda data: bz2.compress(data[:4]) + bz2.compress(data[4:]),
     "gz": gzip.compress,
+    "gz that begins with a few bytes": lambda data: gzip.compress(data[:4]) + gzip.compress(data[4:]),
     "xz": lzma.compress,
+    "xz that begins with a few bytes": lambda data: lzma.compress(data[:4]) + lzma.compress(data[4:]),
     "padded xz": lambda data: lzma.compress(data[:100]) + bytes(8) + lzma.compress(data[100:]) + bytes(4),
 }
 
@@ -251,7 +254,7 @@ BAD_FILES = {
     "HTML": ("<!DOCTYPE html>\n<html>글이다.</html>\n", "found HTML"),
     "binary": (bytes(range(256)) * 40, "binary data"),
     "another encoding": ("한국어 글이다.\n" * 9).encode("cp949"),
-    "wrong bytes late": (LONG.encode() + b"\xff\xfe\xff", "found the byte 0xff"),
+    "wrong bytes late": (LONG.encode() + b"\n\xea\xb0\xff\xfe", "line 62: expected UTF-8 .* found the bytes 0xeab0ff; convert"),
     "XML cut in the middle": (DUMP[:-60].encode(), "well-formed XML"),
     "another XML": ('<?xml version="1.0"?><rss></rss>', "XML of another kind"),
     "doc without end": (WIKIEXTRACTOR[:-8].encode(), "</doc>"),

@@ -19,6 +19,10 @@ CASES = {
         "[[가]]는 [[나 (뜻)|나]], [[CSI: 마이애미]], [[위키백과:알찬 글|알찬 글]], [[:분류:강]]",
         "가는 나, CSI: 마이애미, 알찬 글, 분류:강",
     ),
+    "links that begin a line with a sign": (
+        "[[!!!]]는 밴드이다!! 그렇다.\n[[*NSYNC]]은\n[[미투|#MeToo]]는\n[[=|=가=]]\n[[:분류:강]]\n* [[-|-]]",
+        "!!!는 밴드이다!! 그렇다.\n*NSYNC은\n#MeToo는\n=가=\n분류:강\n-",
+    ),
     "links that show nothing": ("가[[분류:강|가]][[ category : x]][[en:River]][[zh-min-nan:Hô]][[be-x-old:A]][[위키백과:알찬 글]]", "가"),
     "a link over lines": ("[[가|나\n다]]", "나\n다"),
     "link in link": ("[[가|나 [[다|라]] 마]]", "나 라 마"),

@@ -1,6 +1,7 @@
 """Finished steps are used again, and one command at a time works in a folder."""
 
 import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +46,28 @@ def test_finished_steps_of_other_settings_or_code_are_made_anew(
     assert Corpus.open(tmp_path / "c").vocab_size == 180 and Corpus.open(tmp_path / "c").manifest["sentences"]["short"] > 0
     work = Work(tmp_path / "work")
     assert work.finished("step", {"a": 1}) is None and work.finish("step", {"a": 1}, {"b": 2}) == work.finished("step", {"a": 1})
+    assert work.finished("other", {}) is None
+    (work.path / "other" / "file").write_text("all of it")
+    assert work.finish("other", {}, {}) == work.finished("other", {}) == {}
+    (work.path / "other" / "file").write_text("all of")  # a host that failed
+    assert work.finished("other", {}) is None and not list((work.path / "other").iterdir())
     monkeypatch.setattr("data_tools.work._code_sha256", lambda: "of another version")
     assert work.finished("step", {"a": 1}) is None
+
+
+def test_what_another_process_made_meanwhile_stays_as_it_is(
+    corpus_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = lock.hold
+
+    def too_late(folder: Path) -> None:
+        shutil.copytree(corpus_dir, tmp_path / "c", dirs_exist_ok=True)
+        hold(folder)
+
+    monkeypatch.setattr(prepare_command.lock, "hold", too_late)
+    with pytest.raises(UserError, match="holds a finished corpus that differs in vocab_size"):
+        run("--input", text_file, "--output-dir", tmp_path / "c", "--vocab-size", 180)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == sorted(path.name for path in corpus_dir.iterdir())
 
 
 def test_a_second_start_waits_for_the_first(text_file: Path, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 def confusion(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The classes that occur (C,), and the rows of each true (first axis) and predicted one (C, C). labels, predictions: (rows,)."""
-    return np.union1d(labels, predictions), np.asarray(confusion_matrix(labels, predictions))
+    classes = np.union1d(labels, predictions)
+    return classes, np.asarray(confusion_matrix(labels, predictions, labels=classes))
 
 
 def most_frequent(labels: np.ndarray, number: int) -> list[int]:
