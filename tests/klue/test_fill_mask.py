@@ -38,7 +38,7 @@ def test_blanks_are_filled_and_mistakes_told(work, tmp_path, monkeypatch, capsys
     save_classifier(new_classifier(str(seed), "untyped", 64, 0)[0], tuned)  # no masked language model any more
     for words, arguments in (
         ("expected a masked language model", ("--model", tuned, "[MASK] 태어났다")),
-        ("--top -1", ("--model", seed, "--top", -1, "[MASK]")),
+        ("--top: expected at least 1, found -1", ("--model", seed, "--top", -1, "[MASK]")),
         ("--model", ("--model", broken, "[MASK]")),
         ("expected [MASK]", ("--model", seed, "태어났다")),
         ("at most 20 tokens", ("--model", seed, "[MASK] " * 30)),
