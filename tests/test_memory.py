@@ -1,6 +1,7 @@
 """What a rank holds: the formula of ZeRO-2, no copy of the whole state on its way, and nothing that stays after a stage change."""
 
 import gc
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -13,7 +14,7 @@ from tests.distributed import run_on_ranks
 from tests.test_engine import OPTIMIZER, TWO_STAGES, make_recipe, part, write_ds_config
 from trainer.architecture import architecture_of
 from trainer.checkpoint import Checkpoint, newest
-from trainer.memory import keep_freed_memory
+from trainer.memory import give_back_freed_memory, keep_freed_memory
 from trainer.plan import memory_per_rank
 from trainer.stages import split_parts, trainable
 from trainer.state import Saver, TrainState, save_seed
@@ -112,3 +113,17 @@ def test_memory_formula() -> None:
     assert memory_per_rank(100, 1000, 2, torch.bfloat16, True, gpu) == 2 * 1100 + 4 * 100 + 12 * 100 / 2
     assert memory_per_rank(100, 1000, 2, torch.bfloat16, True, cpu) == 2 * 1100 + 4 * 100 + 14 * 100 / 2
     assert memory_per_rank(100, 1000, 1, torch.bfloat16, True, cpu) == 2 * 1100 + 4 * 100 + 12 * 100
+
+
+def give_back_what_was_freed() -> list[int]:
+    keep_freed_memory()
+    last = [torch.ones(1 << 20) for _ in range(64)][-1]  # 256 MiB, of which the end of the heap stays in use
+    kept = resident_bytes()
+    give_back_freed_memory()
+    return [kept, resident_bytes(), len(last)]
+
+
+def test_what_surgery_took_is_given_back() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:  # the C library's settings stay with a process
+        kept, left, _ = pool.apply(give_back_what_was_freed)
+    assert kept - left > 200 << 20

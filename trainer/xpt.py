@@ -43,7 +43,7 @@ from trainer.installation import digest_of, installed
 from trainer.journal import Journal, perplexity
 from trainer.launcher import check_launch
 from trainer.masking import dropout_seed
-from trainer.memory import keep_freed_memory
+from trainer.memory import give_back_freed_memory, keep_freed_memory
 from trainer.metrics_log import read_rows
 from trainer.mlm import MaskedLanguageModel
 from trainer.plan import Plan, begun_config
@@ -209,6 +209,7 @@ def first_checkpoint(run: Run, ranks: Ranks, resume: str, init_from: Path | None
     storage.level(refuse)
     path = ranks.gather(ranks.on_main(prepare))[0]
     storage.level(refuse)
+    give_back_freed_memory()
     return Checkpoint.open(Path(path), verify=False)
 
 
