@@ -1,5 +1,6 @@
 """Files that are there whole or not at all: written under a temporary name, then renamed."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,3 +43,13 @@ def write_text(path: Path, text: str) -> None:
             error.filename = error.filename or str(path)  # the error of a full disk names no file
             raise
         raise UserError(f"{path}: cannot be written ({error.strerror}); name another place") from None
+
+
+def flush(*paths: Path) -> None:
+    """Wait until these files (of a folder: its list of names) are on the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

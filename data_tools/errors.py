@@ -13,6 +13,8 @@ from pathlib import Path
 
 GIVEN = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG)
 """What is wrong with a path that the user gave, rather than with the disk."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""No room on the disk."""
 
 
 class UserError(Exception):
@@ -35,11 +37,12 @@ def wrong_path(error: OSError) -> str | None:
 
 @contextmanager
 def naming(place: Path) -> Iterator[None]:
-    """An error that names no file, such as that of a full disk, names this place."""
+    """The error of a full disk names no file; let it name this place. (Others without a name are not files': a connection's, for one.)"""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(place)
+        if error.errno in FULL:
+            error.filename = error.filename or str(place)
         raise
 
 
@@ -64,10 +67,10 @@ def run_command(main: Callable[[], None]) -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:  # a path that cannot be used, else a disk that is full or broken
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        full = error.errno in FULL
+        if error.filename is None and not full:
             raise
         given = wrong_path(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         broken = f"{error.filename or 'writing'}: {error.strerror}" + ("; make room, then give the command again" if full else "")
         print(f"error: {given or broken}", file=sys.stderr)
         sys.exit(2 if given else 1)

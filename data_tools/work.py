@@ -3,7 +3,6 @@ next start after a kill reuses it."""
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,7 @@ class Work:
         """Record that the step has written everything, once that is on the disk: a host that fails later takes nothing of it back. Returns
         the facts."""
         sizes = self._sizes(step)
-        for name in sizes:
-            with open(self.path / step / name, "rb") as file:
-                os.fsync(file.fileno())
+        aside.flush(*(self.path / step / name for name in sizes))
         record = {"settings": settings, "code": _code_sha256(), "facts": facts, "files": sizes}
         aside.write_text(self.path / f"{step}.json", json.dumps(record))
         return facts

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_tools import aside
+from data_tools.errors import naming
 from trainer import ranks
 
 FULL = "from pathlib import Path; from data_tools import aside; from data_tools.errors import run_command\n"
@@ -42,6 +43,9 @@ def test_a_full_disk_has_the_name_of_what_was_being_made() -> None:
     program += " with naming(Path('corpus')), open('/dev/full', 'wb') as file: file.write(bytes(99))\nrun_command(main)"
     found, said = end_of(program)
     assert found == 1 and said == "error: corpus: No space left on device; make room, then give the command again\n"
+    with pytest.raises(ConnectionError) as caught, naming(Path("corpus")):  # no file's
+        raise ConnectionError("refused")
+    assert caught.value.filename is None
 
 
 def test_of_a_link_what_it_leads_to_is_written(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_tools.corpus import Corpus
-from data_tools.errors import UserError
+from data_tools.errors import UserError, first_line
 from data_tools.mmididx import IndexedDataset
 from trainer.masking import block_keys, mask_tokens
 from trainer.recipe import Masking, Recipe
@@ -59,9 +59,8 @@ def corpus_tokenizer(corpus: Corpus) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_dir, trust_remote_code=False)
     except Exception as error:  # whatever the parser of that kind of file raises
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"{corpus.tokenizer_dir}: expected the corpus's tokenizer, found none that loads: {reason}; prepare it anew"
+            f"{corpus.tokenizer_dir}: expected the corpus's tokenizer, found none that loads: {first_line(error)}; prepare it anew"
         ) from None
     if len(tokenizer) != corpus.vocab_size:
         raise UserError(

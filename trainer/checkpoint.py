@@ -24,6 +24,7 @@ import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 
+from data_tools.aside import flush
 from data_tools.errors import UserError
 
 FORMAT = 2
@@ -92,16 +93,6 @@ def settle(files: list[BinaryIO]) -> None:
     for file in files:
         os.fsync(file.fileno())
         file.close()
-
-
-def flush(*paths: Path) -> None:
-    """Wait until these files (of a folder: its list of names) are on the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _write_json(path: Path, content: Any) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from data_tools.aside import flush
 from data_tools.errors import UserError, first_line
 from trainer import accelerator
 from trainer.accelerator import has_bf16
 from trainer.catalogue import read_models
-from trainer.checkpoint import flush
 from trainer.entity_head import HEAD_FILE, EntityClassifier
 from trainer.forward import write_out_encoder
 from trainer.markers import EncodedRelations, add_markers, encode_relations, marker_tokens

@@ -14,11 +14,12 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from data_tools.aside import flush
 from data_tools.corpus import Corpus
 from data_tools.errors import UserError, run_command
 from trainer import accelerator  # noqa: F401  (accelerate imports DeepSpeed, which warns where nobody has chosen)
 from trainer.architecture import architecture_of
-from trainer.checkpoint import Checkpoint, flush
+from trainer.checkpoint import Checkpoint
 from trainer.mlm import tie_output_bias
 from trainer.pretrained import write_model
 

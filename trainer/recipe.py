@@ -280,12 +280,9 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     try:
         for name in parents:
-            if not isinstance(place, list):
-                if place.get(name) is None:  # not there, or there with nothing after its colon
-                    place[name] = {}
-                place = place[name]
-            else:
-                place = place[int(name)]
+            if isinstance(place, dict) and place.get(name) is None:  # not there, or there with nothing after its colon
+                place[name] = {}
+            place = place[int(name) if isinstance(place, list) else name]
         if isinstance(place, list):
             place[int(last)] = value
         else:

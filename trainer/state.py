@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from data_tools.aside import flush
 from data_tools.errors import RunError
-from trainer.checkpoint import Checkpoint, flush, link_files, prune, seal, settle, write_alone, write_entries
+from trainer.checkpoint import Checkpoint, link_files, prune, seal, settle, write_alone, write_entries
 from trainer.engine import StageEngine
 from trainer.ranks import Ranks
 from trainer.recipe import Recipe

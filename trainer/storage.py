@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from data_tools import lock
+from data_tools.aside import flush
 from data_tools.errors import UserError
-from trainer.checkpoint import Checkpoint, flush, newest
+from trainer.checkpoint import Checkpoint, newest
 from trainer.ranks import Ranks
 
 PIECE = 1 << 24
